@@ -1,0 +1,1 @@
+"""Batches become an encoder; encoder and dataset become figures. Knows torch and the reader, not Ray or MLflow."""
