@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -56,3 +57,90 @@ class Mesh:
     parts: npt.NDArray[np.int16] | None = None
     part_names: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+
+
+SUFFIXES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
+MAX_FILE_BYTES = 512 * 2**20
+MAX_FACES = 5_000_000
+
+
+def load(path: str | Path, *, root: Path | None = None, labels: Path | None = None) -> Mesh:
+    """The triangles of an OFF, OBJ, PLY, STL, GLB or glTF file, as they are written: nothing merged, dropped or moved.
+
+    Files that it names (materials, textures, buffers) are read from inside root only: by default the file's folder, or the one above where
+    that is called "models", as ShapeNet has it. labels is a file for `read_part_labels`. What is missing is said in the mesh's flags.
+    Raises MeshError: io_error, too_large, unsupported, unreadable, empty.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise MeshError("unsupported", f"{path}: no mesh format that is read; convert it to one of {', '.join(SUFFIXES)}.")
+    root = (path.parent.parent if path.parent.name == "models" else path.parent) if root is None else root
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            limit = MAX_FILE_BYTES // 2**20
+            raise MeshError("too_large", f"{path}: {size / 2**20:.0f} MiB, more than the {limit} MiB that are read; simplify it.")
+        if size == 0:
+            raise MeshError("empty", f"{path}: the file has no bytes; fetch it again.")
+        mesh = _read(path, suffix, root)
+    except OSError as error:
+        raise MeshError("io_error", f"{path}: {error.strerror or error}; see that the file is there and may be read.") from error
+    except MemoryError as error:
+        raise MeshError("out_of_memory", f"{path}: not enough memory to read it; simplify the mesh.") from error
+    if len(mesh.faces) == 0:
+        raise MeshError("empty", f"{path}: no faces in it; give a surface, not points or lines.")
+    if len(mesh.faces) > MAX_FACES:
+        raise MeshError("too_large", f"{path}: {len(mesh.faces)} faces, more than the {MAX_FACES} that are read; simplify it.")
+    if labels is None:
+        return mesh
+    parts, names = read_part_labels(labels, len(mesh.faces))
+    return replace(mesh, parts=parts, part_names=names)
+
+
+def _read(path: Path, suffix: str, root: Path) -> Mesh:
+    # The readers need the names above, and a process that only handles meshes in memory needs none of them.
+    if suffix == ".off":
+        from render.meshes_off import read_off
+
+        return read_off(path)
+    if suffix == ".obj":
+        from render.meshes_obj import read_obj
+
+        return read_obj(path, root)
+    if suffix in (".glb", ".gltf"):
+        from render.meshes_gltf import read_gltf
+
+        return read_gltf(path, root)
+    from render.meshes_trimesh import read_with_trimesh
+
+    return read_with_trimesh(path)
+
+
+def read_part_labels(path: str | Path, faces: int) -> tuple[npt.NDArray[np.int16], tuple[str, ...]]:
+    """Part labels in the form of the labelled Princeton Segmentation Benchmark: parts (faces,) int16 and their names in the file's order.
+
+    The file is pairs of lines, a part's name and its faces' numbers from 1 on. Faces that it leaves out are −1.
+    Raises MeshError: io_error; unreadable where a number is none of a face.
+    """
+    path = Path(path)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError as error:
+        raise MeshError("io_error", f"{path}: {error.strerror or error}; see that the label file is there and may be read.") from error
+    while lines and not lines[-1]:
+        lines.pop()
+    parts = np.full(faces, -1, np.int16)
+    names: list[str] = []
+    for number in range(0, len(lines), 2):
+        name, members = lines[number], lines[number + 1] if number + 1 < len(lines) else ""
+        try:
+            places = np.array(members.split(), np.int64) - 1
+        except (ValueError, OverflowError):
+            raise MeshError("unreadable", f"{path}: line {number + 2} should hold face numbers of part {name!r}.") from None
+        if len(places) and not 0 <= places.min() <= places.max() < faces:
+            raise MeshError("unreadable", f"{path}: line {number + 2} names a face outside 1 to {faces}; the labels are of another mesh.")
+        if name not in names:
+            names.append(name)
+        parts[places] = names.index(name)
+    return parts, tuple(names)

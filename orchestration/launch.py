@@ -1,0 +1,121 @@
+"""One training, here or by Ray Train: the same function either way.
+
+Checkpoints, journal and result are files of the training's folder, which all workers must reach; Ray places the workers, opens their
+process group and starts them anew when one dies, and the training goes on from its own newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.loop import Place
+from training.pretrain import PretrainConfig
+
+
+class LaunchError(Exception):
+    """A training could not be started or ended badly. The text is one sentence."""
+
+
+class Launch(BaseModel):
+    """Where trainings run; nothing here changes their result. `workers` divide the global batch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    launcher: Literal["local", "ray"] = "ray"
+    workers: int = Field(1, gt=0)
+    gpu: bool = Field(False, description="a GPU for each Ray worker")
+    cpus: float = Field(1.0, gt=0, description="CPUs for each Ray worker")
+    address: str | None = Field(None, description="the Ray cluster; without it one is started here for the run")
+    restarts: int = Field(2, ge=0, description="times that Ray starts the workers anew after one died")
+    place: Place = Place()
+
+
+def run_pretrain(config: PretrainConfig, dataset_uri: str, folder: Path, launch: Launch) -> dict[str, Any]:
+    """Trains in `folder` and returns its result.json. Raises what the training raises, or LaunchError."""
+    if launch.launcher == "local":
+        from pipeline.reader import Dataset
+        from training.distributed import current_world
+        from training.pretrain import pretrain
+
+        return pretrain(config, Dataset.open(dataset_uri), folder, current_world(launch.place.device), launch.place)
+    return _with_ray(config, dataset_uri, folder, launch)
+
+
+def _with_ray(config: PretrainConfig, dataset_uri: str, folder: Path, launch: Launch) -> dict[str, Any]:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from pipeline.cluster import ray_session
+
+    folder = folder.resolve()
+    if "://" not in dataset_uri:
+        dataset_uri = str(Path(dataset_uri).resolve())
+    task = {
+        "config": config.model_dump(mode="json"),
+        "dataset": dataset_uri,
+        "folder": str(folder),
+        "place": launch.place.model_dump(mode="json"),
+    }
+    # Workers find the packages as this process does; the controller's polls decide how fast short trainings end.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    failed = folder / "error.json"
+    failed.unlink(missing_ok=True)
+    with ray_session(launch.address, cpus=launch.workers * launch.cpus):
+        needed = {"GPU": float(launch.workers)} if launch.gpu else {"CPU": launch.workers * launch.cpus}
+        for name, amount in needed.items():
+            there = ray.cluster_resources().get(name, 0.0)
+            if there < amount:
+                raise LaunchError(f"The training wants {amount:g} {name}s and the Ray cluster has {there:g}: lower `workers` or add nodes.")
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config=task,
+            torch_config=TorchConfig(backend="nccl" if launch.gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=launch.workers,
+                use_gpu=launch.gpu,
+                resources_per_worker=None if launch.gpu else {"CPU": launch.cpus},
+            ),
+            run_config=RunConfig(
+                name=f"{folder.parent.name}-{folder.name}-{os.urandom(4).hex()}",
+                storage_path=str(folder / "ray"),
+                failure_config=FailureConfig(max_failures=launch.restarts),
+            ),
+        )
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            if failed.exists():
+                raise LaunchError(json.loads(failed.read_text())["message"]) from error
+            first = str(next(iter(error.worker_failures.values()), error)).strip().splitlines()[-1]
+            raise LaunchError(f"A training worker failed {launch.restarts + 1} times, last with: {first}") from error
+    if failed.exists():
+        raise LaunchError(json.loads(failed.read_text())["message"])
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def _worker(task: dict[str, Any]) -> None:
+    """One Ray Train worker. An error that trying again would repeat is written down and ends the worker quietly."""
+    import ray.train
+
+    from pipeline.reader import Dataset, DatasetError
+    from training.distributed import current_world
+    from training.files import FileError
+    from training.loop import TrainingError
+    from training.pretrain import pretrain
+
+    folder = Path(task["folder"])
+    place = Place.model_validate(task["place"])
+    world = current_world("cuda" if ray.train.torch.get_device().type == "cuda" else "cpu")
+    try:
+        pretrain(PretrainConfig.model_validate(task["config"]), Dataset.open(task["dataset"]), folder, world, place)
+    except (TrainingError, FileError, DatasetError, ValueError) as error:
+        (folder / f"error-{world.rank}.part").write_text(json.dumps({"message": str(error)}))
+        (folder / f"error-{world.rank}.part").rename(folder / "error.json")
+    ray.train.report({"rank": world.rank})

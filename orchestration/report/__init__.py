@@ -1,0 +1,285 @@
+"""The report of an experiment: one page with its figures, curves, times, pairs, retrieval sheets and maps. No network, no other files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from orchestration.graph import Outcome
+from orchestration.report import charts, evidence
+from orchestration.report.evidence import Evidence, Sheet
+from orchestration.report.figures import differences, evaluations, measures, percent
+from orchestration.run import duration
+from pipeline import page
+from pipeline.dataset import DatasetError
+from pipeline.gallery import choose, essentials
+from pipeline.page import Cloud
+from pipeline.reader import Dataset
+from training.journal import curves
+
+_PAIRS = 8
+_CLOUD_POINTS = 512
+_PACKAGES = ("crossloom", "torch", "numpy", "numba", "scikit-learn", "transformers", "ray", "mlflow")
+_CURVES = {"lr": "learning rate", "samples_per_second": "samples per second", "wait_share": "share of the time waiting for data"}
+_UNDRAWN = {"total_steps", "epoch"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One arm: its curves by name ("loss" first), parameters, one row of facts per seed, what differs from the paper."""
+
+    arm: str
+    loss: Markup
+    others: list[tuple[str, Markup]]
+    seeds: list[int]
+    facts: list[tuple[str, str]]
+    differences: list[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A retrieval sheet with its pictures."""
+
+    sheet: Sheet
+    key: str
+    cls: str
+    cloud: Cloud
+    images: list[tuple[Any, str, str, str]]
+    """(hit, key, class, data URI); the query's own image comes last where it is not among the nearest"""
+
+
+@dataclass(frozen=True)
+class Sheets:
+    arm: str
+    seed: int
+    n: int
+    view: str
+    regular: list[Query]
+    missed: list[Query]
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map of test features with the share of nearest neighbours of the same class in the features themselves."""
+
+    weights: str
+    drawing: Markup
+    neighbours: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Maps:
+    arm: str
+    seed: int
+    shown: int
+    n: int
+    maps: list[Map]
+    classes: list[int] = field(default_factory=list)
+
+
+def write_report(folder: Path, name: str, outcomes: Mapping[str, Outcome]) -> Path:
+    """Writes FOLDER/index.html from the outcomes of an experiment's stages and gives its path.
+
+    Whatever an outcome lacks is left out of the page: evidence, journals, a dataset that is no longer there.
+    """
+    dataset = _dataset(outcomes)
+    found = [(arm, seed, kept) for arm, seed, outcome in _first_seeds(outcomes) if (kept := evidence.load(outcome.folder)) is not None]
+    names = sorted({cls for _, _, kept in found for cls in kept.classes})
+    measured = measures(outcomes)
+    text = (
+        page.environment(Path(__file__).parent)
+        .get_template("report.html.j2")
+        .render(
+            name=name,
+            data=_data(outcomes),
+            info=dataset.info if dataset else None,
+            essentials=essentials(dataset.info) if dataset else [],
+            measures=measured,
+            percent=percent,
+            dots=lambda m: charts.dots(
+                *(float(np.mean(v)) if v else None for v in (m.pretrained, m.random)), m.chance if m.chance is None else float(m.chance)
+            ),
+            trainings=_trainings(outcomes),
+            stages=_stages(outcomes),
+            pairs=_pairs(dataset),
+            sheets=[s for arm, seed, kept in found if dataset and (s := _sheets(arm, seed, kept, dataset))],
+            maps=[m for arm, seed, kept in found if (m := _maps(arm, seed, kept, names))],
+            names=names,
+            symbol=charts.symbol,
+            duration=duration,
+            colors=charts.COLORS,
+            configuration=_configuration(outcomes),
+            versions=_versions(dataset),
+        )
+    )
+    return page.write(Path(folder) / "index.html", text)
+
+
+def _dataset(outcomes: Mapping[str, Outcome]) -> Dataset | None:
+    outputs = _data(outcomes)
+    if "uri" not in outputs:
+        return None
+    try:
+        return Dataset.open(outputs["uri"])
+    except DatasetError:
+        return None
+
+
+def _data(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    return next((outcome.outputs for outcome in outcomes.values() if outcome.kind == "dataset"), {})
+
+
+def _first_seeds(outcomes: Mapping[str, Outcome]) -> list[tuple[str, int, Outcome]]:
+    """One evaluation of each arm, the first."""
+    found: dict[str, tuple[str, int, Outcome]] = {}
+    for arm, seed, outcome in evaluations(outcomes):
+        found.setdefault(arm, (arm, seed, outcome))
+    return list(found.values())
+
+
+def _trainings(outcomes: Mapping[str, Outcome]) -> list[Training]:
+    arms: dict[str, list[tuple[int, Outcome]]] = {}
+    for outcome in outcomes.values():
+        if outcome.kind == "pretrain":
+            _, arm, seed = outcome.name.split("/")
+            arms.setdefault(arm, []).append((int(seed.removeprefix("s")), outcome))
+    return [_training(arm, seeds) for arm, seeds in arms.items()]
+
+
+def _training(arm: str, found: list[tuple[int, Outcome]]) -> Training:
+    journals = {seed: curves(outcome.folder / "journal.jsonl") for seed, outcome in found}
+    names = list(dict.fromkeys(name for journal in journals.values() for name in journal if name not in _UNDRAWN))
+
+    def chart(name: str) -> Markup:
+        series = [charts.Series(f"seed {seed}", journal.get(name, [])) for seed, journal in journals.items()]
+        return charts.lines(f"{_CURVES.get(name, name)} of {arm}", series, window=1 if name == "lr" else None)
+
+    others = [(_CURVES.get(name, name.replace("_", " ")), chart(name)) for name in names if name != "loss"]
+    outputs = found[0][1].outputs
+    facts = [("parameters", ", ".join(f"{part.replace('_', ' ')} {count:,}" for part, count in outputs.get("parameters", {}).items()))]
+    for seed, outcome in found:
+        facts.append((f"seed {seed}", _run(outcome.outputs)))
+    config = outputs.get("config")
+    return Training(
+        arm, chart("loss"), [other for other in others if other[1]], list(journals), [f for f in facts if f[1]], differences(config) if config else []
+    )
+
+
+def _run(outputs: Mapping[str, Any]) -> str:
+    words = []
+    if outputs.get("metrics", {}).get("loss") is not None:
+        words.append(f"loss {outputs['metrics']['loss']:.3f}")
+    if outputs.get("steps") is not None:
+        words.append(f"{outputs['steps']:,} steps")
+    if outputs.get("steps_per_second"):
+        words.append(f"{outputs['steps_per_second']:.3g} steps a second")
+    if outputs.get("workers") is not None:
+        words.append(f"{outputs['workers']} worker{'' if outputs['workers'] == 1 else 's'} on {outputs.get('device', '?')}")
+    return ", ".join(words)
+
+
+def _stages(outcomes: Mapping[str, Outcome]) -> list[tuple[str, float, str, float]]:
+    """(name, seconds, what it gave, share of the longest) of each stage."""
+    longest = max((outcome.seconds for outcome in outcomes.values()), default=0.0) or 1.0
+    rows = []
+    for outcome in outcomes.values():
+        outputs = outcome.outputs
+        words = ""
+        if outcome.kind == "dataset":
+            words = f"{outputs.get('samples', 0):,} samples" + _throughput(outputs.get("throughput"))
+        elif outcome.kind == "pretrain":
+            words = _run({key: value for key, value in outputs.items() if key != "metrics"})
+        elif outcome.kind == "evaluate":
+            words = f"{len(outputs.get('figures', ())):,} figures"
+        rows.append((outcome.name, outcome.seconds, words, outcome.seconds / longest))
+    return rows
+
+
+def _throughput(value: Any) -> str:
+    """", 12.3 assets per s" and the like, of the numbers that a generation told."""
+    if not isinstance(value, Mapping):
+        return ""
+    known = [(name, number) for name, number in value.items() if isinstance(number, int | float) and name.endswith("_per_s")]
+    return "".join(f", {number:,.1f} {name.removesuffix('_per_s').replace('_', ' ')} a second" for name, number in known)
+
+
+def _pairs(dataset: Dataset | None) -> list[page.Pair]:
+    if dataset is None:
+        return []
+    return [page.load_pair(dataset, index, most_views=6, layers=False) for index in choose(dataset, _PAIRS, 0)]
+
+
+def _sheets(arm: str, seed: int, kept: Evidence, dataset: Dataset) -> Sheets | None:
+    if kept.points is None or kept.images is None or not len(kept.points):
+        return None
+    pictures: dict[int, str] = {}
+
+    def picture(row: int) -> str:
+        if row not in pictures:
+            pictures[row] = page.thumbnail(dataset.load(kept.indices[row], [kept.view])[kept.view], 112)
+        return pictures[row]
+
+    def query(sheet: Sheet) -> Query:
+        hits = sheet.hits if any(hit.right for hit in sheet.hits) else [*sheet.hits, sheet.own]
+        points = dataset.load(kept.indices[sheet.row], ["points.npy"])["points.npy"]
+        return Query(
+            sheet,
+            kept.keys[sheet.row],
+            kept.classes[sheet.row],
+            page.cloud(points, most=_CLOUD_POINTS),
+            [(hit, kept.keys[hit.row], kept.classes[hit.row], picture(hit.row)) for hit in hits],
+        )
+
+    try:
+        regular, missed = evidence.sheets(kept.points, kept.images)
+        return Sheets(arm, seed, len(kept.keys), kept.view, [query(s) for s in regular], [query(s) for s in missed])
+    except (DatasetError, IndexError):
+        # the dataset has been made anew since, or lies elsewhere
+        return None
+
+
+def _maps(arm: str, seed: int, kept: Evidence, names: list[str]) -> Maps | None:
+    numbers = {cls: number for number, cls in enumerate(names)}
+    rows = evidence.subset(len(kept.keys))
+    labels = np.array([numbers[kept.classes[row]] for row in rows.tolist()], np.int64)
+    keys = [f"{kept.keys[row]} · {kept.classes[row]}" for row in rows.tolist()]
+    maps = []
+    for weights, features in (("pretrained", kept.pretrained), ("random", kept.random)):
+        if features is None or not len(features):
+            continue
+        places, method = evidence.flat_map(features[rows])
+        share = evidence.same_class_neighbour(features[rows], labels)
+        title = f"Map of the test features of {arm}, {weights} weights"
+        maps.append(Map(weights, charts.scatter(places, labels, keys, title), share, method))
+    return Maps(arm, seed, len(rows), len(kept.keys), maps, sorted(set(labels.tolist()))) if maps else None
+
+
+def _configuration(outcomes: Mapping[str, Outcome]) -> list[tuple[str, str]]:
+    """(stage, its inputs as YAML), equal ones of several stages once."""
+    import yaml
+
+    found: dict[str, list[str]] = {}
+    for outcome in outcomes.values():
+        if outcome.kind != "report" and outcome.inputs:
+            found.setdefault(yaml.safe_dump(outcome.inputs, sort_keys=False, allow_unicode=True), []).append(outcome.name)
+    return [(", ".join(names), text) for text, names in found.items()]
+
+
+def _versions(dataset: Dataset | None) -> list[tuple[str, str]]:
+    found = [("Python", platform.python_version())]
+    for package in _PACKAGES:
+        try:
+            found.append((package, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if dataset is not None:
+        found.append(("renderer of the dataset", str(dataset.info["renderer"])))
+    return found

@@ -1,0 +1,185 @@
+"""`crossloom run` and `crossloom plan`: an experiment file is brought up to date before a person's eyes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from orchestration.experiment import Experiment, stages
+from orchestration.graph import Outcome, Stage, StageError, Step, bring_up_to_date, plan
+from orchestration.tracking import Tracker, default_uri
+from training.journal import entries
+
+
+class Busy(StageError):
+    """Another process works in the same folder."""
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Holds the folder's lock; it is released with the process, however that ends. Raises Busy."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"Another crossloom works in {out}: wait for it, or name another folder with --out.") from None
+        yield
+
+
+def plan_table(experiment: Experiment, out: Path) -> list[dict[str, str]]:
+    """What a run would do: a row of stage, action and reason for each stage."""
+    return [
+        {"stage": s.stage.name, "action": "run" if s.runs else "skip", "reason": s.reason, "detail": s.detail}
+        for s in plan(stages(experiment), out)
+    ]
+
+
+def run_experiment(experiment: Experiment, out: Path, console: Console, *, text: str = "", force: Sequence[str] = ()) -> dict[str, Outcome]:
+    """Brings every stage up to date and returns the outcomes by stage name. Raises StageError and what the stages raise."""
+    unknown = sorted(set(force) - {stage.name for stage in stages(experiment)})
+    if unknown:
+        names = ", ".join(stage.name for stage in stages(experiment))
+        raise StageError(f"There is no stage {unknown[0]!r} to force: name one of {names}.")
+    with alone(out):
+        return _Run(experiment, out, console, text).go(force)
+
+
+class _Run:
+    def __init__(self, experiment: Experiment, out: Path, console: Console, text: str) -> None:
+        self.out, self.console, self.text = out, console, text
+        self.stages = stages(experiment, render_progress=console.is_terminal)
+        uri = experiment.tracking or default_uri(out)
+        self.tracker = None if uri == "none" else Tracker(uri, experiment.name, out, lambda line: console.print(f"[yellow]{line}"))
+        self.fingerprint: str | None = None
+        self.open = contextlib.ExitStack()
+        self.folder: Path | None = None
+
+    def go(self, force: Sequence[str]) -> dict[str, Outcome]:
+        if self.tracker:
+            self.tracker.parent(self.text, None)
+        try:
+            outcomes = bring_up_to_date(self.stages, self.out, started=self.started, finished=self.finished, force=force)
+        except BaseException as error:
+            self.open.close()
+            if self.tracker:
+                status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+                if self.folder is not None:
+                    self.tracker.failed(self.folder, status)
+                self.tracker.end(status)
+            raise
+        if self.tracker:
+            self.tracker.end("FINISHED")
+        return outcomes
+
+    def started(self, step: Step) -> None:
+        number = self.stages.index(step.stage) + 1
+        head = f"[bold]\\[{number}/{len(self.stages)}] {step.stage.name}[/]"
+        if not step.runs:
+            return
+        why = f"{step.reason}: {step.detail}" if step.detail else step.reason
+        self.console.print(f"{head}  [dim]{why}[/]")
+        assert step.folder is not None
+        step.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = step.folder
+        if self.tracker:
+            self.open.enter_context(self.tracker.following(step.stage, step.folder, self.fingerprint))
+        if step.stage.kind == "pretrain":
+            self.open.enter_context(watching(step.stage, step.folder, self.console))
+
+    def finished(self, outcome: Outcome, ran: bool) -> None:
+        self.open.close()
+        if outcome.kind == "dataset":
+            self.fingerprint = outcome.outputs["fingerprint"]
+        if self.tracker:
+            self.tracker.copy(outcome, outcome.folder, outcome, self.fingerprint)
+            if outcome.kind == "dataset":
+                self.tracker.parent(self.text, self.fingerprint)
+        number = [stage.name for stage in self.stages].index(outcome.name) + 1
+        if ran:
+            self.console.print(f"      done in {duration(outcome.seconds)}{headline(outcome)}")
+        else:
+            self.console.print(f"[dim]\\[{number}/{len(self.stages)}] {outcome.name}  finished and unchanged{headline(outcome)}[/]")
+
+
+def headline(outcome: Outcome) -> str:
+    """The one figure of a stage that a person waits for."""
+    o = outcome.outputs
+    if outcome.kind == "dataset":
+        failed = sum(o["failed"].values())
+        return f": {o['samples']} samples" + (f", {failed} assets failed" if failed else "")
+    if outcome.kind == "pretrain":
+        return f": loss {o['metrics']['loss']:.3f} after {o['steps']} steps" if o.get("metrics") else f": {o['steps']} steps"
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+@contextlib.contextmanager
+def watching(stage: Stage, folder: Path, console: Console) -> Iterator[None]:
+    """Shows a training's journal as a progress bar; without a terminal a line every half minute."""
+    stop = threading.Event()
+    journal = folder / "journal.jsonl"
+    bar: Any = Progress(
+        TextColumn("      {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
+        console=console, transient=True,
+    ) if console.is_terminal else None  # fmt: skip
+
+    def work() -> None:
+        task = bar.add_task("starting", total=None) if bar else None
+        offset, printed = (journal.stat().st_size if journal.exists() else 0), time.monotonic()
+        while not stop.wait(0.5):
+            last = None
+            for last, offset in entries(journal, offset):  # noqa: B007
+                pass
+            if last is None:
+                continue
+            metrics: Any = last["metrics"]
+            step = int(str(last["step"]))
+            total = int(metrics["total_steps"])
+            words = f"loss {metrics['loss']:.3f}  {metrics['samples_per_second']:.0f} samples/s"
+            if bar:
+                bar.update(task, completed=step, total=total, description=words)
+            elif time.monotonic() - printed > 30:
+                printed = time.monotonic()
+                left = (total - step) * float(stage.inputs["fit"]["batch"]) / max(metrics["samples_per_second"], 1e-9)
+                console.print(f"      step {step} of {total}  {words}  ETA {duration(left)}")
+
+    thread = threading.Thread(target=work, daemon=True)
+    with bar or contextlib.nullcontext():
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(timeout=5)
+
+
+def result_table(outcomes: dict[str, Outcome]) -> Table:
+    """The figures of all evaluations, as the report shows them, for the terminal."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("arm", "figure", "clouds", "pretrained", "random weights", "chance"):
+        table.add_column(name, justify="left" if name in ("arm", "figure", "clouds") else "right")
+    for outcome in outcomes.values():
+        if outcome.kind == "evaluate":
+            for row in outcome.outputs["table"]:
+                cells = [f"{row[k]:.3f}" if row[k] is not None else "" for k in ("pretrained", "random", "chance")]
+                table.add_row(outcome.name.removeprefix("evaluate/"), row["figure"], row["clouds"], *cells)
+    return table

@@ -1,0 +1,198 @@
+(() => {
+  "use strict";
+  const still = matchMedia("(prefers-reduced-motion: reduce)");
+  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const PARTS = [[27, 108, 168], [214, 96, 32], [42, 138, 87], [150, 84, 190], [196, 150, 10], [202, 70, 128], [39, 150, 165], [130, 112, 96]];
+  const orbits = new Map(), visible = new Set();
+  let turning = !still.matches, frame = 0, last = 0;
+
+  class Orbit {
+    constructor(canvas) {
+      this.canvas = canvas;
+      this.points = new Int8Array(bytes(canvas.dataset.points).buffer);
+      this.count = this.points.length / 3;
+      this.yaw = 0.6;
+      this.pitch = 0.4;
+      this.fixed = null;
+      this.held = false;
+      this.dirty = true;
+      this.order = new Uint16Array(this.count);
+      this.screen = new Float32Array(3 * this.count);
+    }
+
+    colors() {
+      const want = document.documentElement.dataset.cloud || "";
+      if (this.palette && this.paletteOf === want) return this.palette;
+      const { colors, normals, parts } = this.canvas.dataset;
+      const rgb = new Uint8Array(3 * this.count);
+      if (want === "parts" && parts) bytes(parts).forEach((p, i) => rgb.set(p === 255 ? [128, 128, 128] : PARTS[p % PARTS.length], 3 * i));
+      else if (want === "normals" && normals) rgb.set(bytes(normals));
+      else if (want !== "plain" && colors) rgb.set(bytes(colors));
+      else {
+        const ink = getComputedStyle(this.canvas).color.match(/[\d.]+/g).slice(0, 3).map(Number);
+        for (let i = 0; i < this.count; i++) rgb.set(ink, 3 * i);
+      }
+      this.palette = rgb;
+      this.paletteOf = want;
+      return rgb;
+    }
+
+    /* Rows of the rotation, translation and focal length in picture widths: OpenCV axes, as the stored cameras. */
+    camera() {
+      if (this.fixed) return this.fixed;
+      const [sy, cy, sp, cp] = [Math.sin(this.yaw), Math.cos(this.yaw), Math.sin(this.pitch), Math.cos(this.pitch)];
+      return [cy, 0, -sy, 0, sy * sp, -cp, cy * sp, 0, -sy * cp, -sp, -cy * cp, 3.2, 1.4];
+    }
+
+    draw() {
+      const { canvas, points, count, screen, order } = this;
+      const scale = Math.min(devicePixelRatio || 1, 2);
+      const side = Math.max(16, Math.round(canvas.clientWidth * scale));
+      if (canvas.width !== side) {
+        canvas.width = canvas.height = side;
+        this.image = null;
+      }
+      const context = canvas.getContext("2d");
+      this.image = this.image || context.createImageData(side, side);
+      const pixels = new Uint32Array(this.image.data.buffer);
+      pixels.fill(0);
+      const m = this.camera(), f = m[12] * side, rgb = this.colors();
+      let near = Infinity, far = -Infinity;
+      for (let i = 0; i < count; i++) {
+        const x = points[3 * i] / 127, y = points[3 * i + 1] / 127, z = points[3 * i + 2] / 127;
+        const depth = m[8] * x + m[9] * y + m[10] * z + m[11];
+        screen[3 * i] = f * (m[0] * x + m[1] * y + m[2] * z + m[3]) / depth + side / 2;
+        screen[3 * i + 1] = f * (m[4] * x + m[5] * y + m[6] * z + m[7]) / depth + side / 2;
+        screen[3 * i + 2] = depth;
+        if (depth < near) near = depth;
+        if (depth > far) far = depth;
+      }
+      const bins = 64, starts = new Uint32Array(bins + 1), span = Math.max(far - near, 1e-6);
+      const bin = (i) => Math.min(bins - 1, Math.floor((far - screen[3 * i + 2]) / span * bins));
+      for (let i = 0; i < count; i++) starts[bin(i) + 1]++;
+      for (let b = 0; b < bins; b++) starts[b + 1] += starts[b];
+      for (let i = 0; i < count; i++) order[starts[bin(i)]++] = i;
+      const dot = Math.max(2, Math.round(side / 75));
+      for (let k = 0; k < count; k++) {
+        const i = order[k], depth = screen[3 * i + 2];
+        if (depth < 0.05) continue;
+        const u = Math.round(screen[3 * i] - dot / 2), v = Math.round(screen[3 * i + 1] - dot / 2);
+        if (u < 0 || v < 0 || u + dot > side || v + dot > side) continue;
+        const alpha = 255 - Math.round(150 * (depth - near) / span);
+        const color = ((alpha << 24) | (rgb[3 * i + 2] << 16) | (rgb[3 * i + 1] << 8) | rgb[3 * i]) >>> 0;
+        for (let row = 0; row < dot; row++) {
+          const cut = dot > 3 && (row === 0 || row === dot - 1) ? 1 : 0;
+          const start = (v + row) * side + u;
+          pixels.fill(color, start + cut, start + dot - cut);
+        }
+      }
+      context.putImageData(this.image, 0, 0);
+      this.dirty = false;
+    }
+  }
+
+  const tick = (now) => {
+    frame = 0;
+    const step = Math.min(now - last, 100);
+    if (step < 30) return wake();
+    last = now;
+    let more = false;
+    for (const orbit of visible) {
+      const spins = turning && !orbit.fixed && !orbit.held;
+      if (spins) orbit.yaw += step * 0.0006;
+      if (spins || orbit.dirty) orbit.draw();
+      more = more || spins;
+    }
+    if (more) wake();
+  };
+  const wake = () => { frame = frame || requestAnimationFrame(tick); };
+  const refresh = (recolor) => {
+    for (const orbit of orbits.values()) {
+      if (recolor) orbit.palette = null;
+      orbit.dirty = true;
+    }
+    wake();
+  };
+  const seen = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (!orbits.has(target)) orbits.set(target, new Orbit(target));
+      const orbit = orbits.get(target);
+      orbit.dirty = true;
+      if (isIntersecting) visible.add(orbit);
+      else visible.delete(orbit);
+    }
+    wake();
+  }, { rootMargin: "80px" });
+
+  const turn = (orbit, yaw, pitch) => {
+    orbit.fixed = null;
+    orbit.yaw += yaw;
+    orbit.pitch = Math.max(-1.5, Math.min(1.5, orbit.pitch + pitch));
+    orbit.dirty = true;
+    wake();
+  };
+  for (const canvas of document.querySelectorAll("canvas.orbit")) {
+    seen.observe(canvas);
+    const mine = () => orbits.get(canvas);
+    canvas.addEventListener("pointerdown", (event) => {
+      canvas.setPointerCapture(event.pointerId);
+      if (mine()) mine().held = true;
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (mine() && canvas.hasPointerCapture(event.pointerId)) turn(mine(), -event.movementX * 0.012, event.movementY * 0.012);
+    });
+    canvas.addEventListener("pointerleave", () => { if (mine()) { mine().held = false; wake(); } });
+    canvas.addEventListener("blur", () => { if (mine()) { mine().held = false; wake(); } });
+    canvas.addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: [-0.15, 0], ArrowRight: [0.15, 0], ArrowUp: [0, 0.15], ArrowDown: [0, -0.15] }[event.key];
+      if (!by || !mine()) return;
+      event.preventDefault();
+      mine().held = true;
+      turn(mine(), ...by);
+    });
+  }
+
+  /* A view under the pointer is shown large, and the cloud stands as its camera sees it. */
+  const layer = () => document.documentElement.dataset.layer || "color";
+  for (const pair of document.querySelectorAll(".pair")) {
+    const shown = pair.querySelector("img.shown"), canvas = pair.querySelector("canvas.orbit"), buttons = [...pair.querySelectorAll(".strip button")];
+    const show = (button, fix) => {
+      if (!button) return;
+      const image = button.querySelector(`img.${layer()}`) || button.querySelector("img.color");
+      shown.src = image.src;
+      const orbit = orbits.get(canvas), camera = button.dataset.camera.split(",").map(Number);
+      if (!orbit) return;
+      orbit.fixed = fix && camera.length === 13 ? camera : null;
+      orbit.dirty = true;
+      wake();
+    };
+    const pressed = () => buttons.find((b) => b.getAttribute("aria-pressed") === "true");
+    for (const button of buttons) {
+      button.addEventListener("pointerenter", () => show(button, true));
+      button.addEventListener("focus", () => show(button, true));
+      button.addEventListener("blur", () => show(pressed(), false));
+      button.addEventListener("click", () => {
+        for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
+        show(button, true);
+      });
+    }
+    pair.querySelector(".strip").addEventListener("pointerleave", () => show(pressed(), false));
+    pair.showView = () => show(pressed(), false);
+    pair.showView();
+  }
+
+  for (const control of document.querySelectorAll("[data-sets]")) {
+    control.addEventListener("change", () => {
+      document.documentElement.dataset[control.dataset.sets] = control.value;
+      for (const pair of document.querySelectorAll(".pair")) pair.showView();
+      refresh(true);
+    });
+  }
+  for (const button of document.querySelectorAll("button.motion")) {
+    const label = () => { button.textContent = turning ? "Pause rotation" : "Rotate clouds"; };
+    button.addEventListener("click", () => { turning = !turning; label(); wake(); });
+    label();
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => refresh(true));
+  addEventListener("resize", () => refresh(false));
+})();

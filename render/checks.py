@@ -1,0 +1,157 @@
+"""What makes a mesh or its pictures unusable, the warnings that a usable one may carry, and the frame that all meshes are brought into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from render.meshes import Mesh, MeshError
+from render.views import Views
+
+Reason = Literal[
+    "unreadable",  # the file breaks its format
+    "empty",  # no face in it
+    "not_finite",  # NaN or infinity in a vertex that a face uses
+    "zero_area",  # no face has an area
+    "too_large",  # above the cap on bytes, faces or pixels
+    "unsupported",  # a format or a required extension that is not read
+    "blank_view",  # nothing to be seen in a picture
+    "timeout",
+    "out_of_memory",
+    "crashed",  # the process died
+    "io_error",  # absent, not permitted, cut off
+]
+Flag = Literal[
+    "material_missing",  # a material library or a material of it is absent: the default colour stands in
+    "texture_missing",  # named, but not there or not inside the object's folder
+    "texture_unreadable",  # there, but no picture that can be read
+    "uv_missing",  # a textured material on faces without texture coordinates
+    "uv_not_finite",  # such texture coordinates are taken as 0
+    "lines_ignored",  # points or lines beside the faces
+    "invalid_faces_dropped",  # a corner number that no vertex has
+    "zero_area_faces_dropped",
+    "flat",  # no extent along some direction of the axes
+    "view_clipped",  # the object touches a picture's border
+    "view_sparse",  # a picture nearly without the object
+    "view_uniform",  # an object of one single colour value
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+FLAGS: tuple[Flag, ...] = get_args(Flag)
+
+# A face is without area when its squared area is lost beside its squared sides in double precision.
+_RELATIVE_AREA = 1e-14
+_SPARSE_COVERAGE = 0.002
+
+
+def with_flags(mesh: Mesh, *flags: Flag) -> Mesh:
+    """The mesh with these warnings added once each, in order of appearance."""
+    return replace(mesh, flags=tuple(dict.fromkeys((*mesh.flags, *flags))))
+
+
+def doubled_area_vectors(vertices: npt.NDArray[np.float64], faces: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """(b − a) × (c − a) of every face: (F, 3) float64, along the normal, twice the area long."""
+    corners = np.ascontiguousarray(vertices.T)[:, faces.T]
+    (ax, ay, az), (bx, by, bz) = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    return np.stack((ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx), axis=1)
+
+
+def check(mesh: Mesh) -> Mesh:
+    """The mesh without the faces that nothing can be done with; what was taken away is named in its flags.
+
+    Faces with invalid corner numbers or without area are dropped; texture coordinates that are not finite become 0.
+    Vertices keep their numbers. Raises MeshError: empty (no face), not_finite (a vertex of a face), zero_area (no face has any).
+    """
+    if len(mesh.faces) == 0:
+        raise MeshError("empty", "The mesh has no faces; give a surface, not points or lines.")
+    flags: list[Flag] = []
+    valid = np.all((mesh.faces >= 0) & (mesh.faces < len(mesh.vertices)), axis=1)
+    if not valid.all():
+        flags.append("invalid_faces_dropped")
+        mesh = _keep_faces(mesh, valid)
+        if len(mesh.faces) == 0:
+            raise MeshError("empty", "Every face of the mesh names a vertex that does not exist; write the file again.")
+    corners = mesh.vertices[mesh.faces]
+    finite = np.all(np.isfinite(corners), axis=(1, 2))
+    if not finite.all():
+        count = int((~finite).sum())
+        raise MeshError("not_finite", f"{count} of {len(finite)} faces use a vertex that is NaN or infinite; write the file again.")
+    # The test of area is on a mesh of size 1, so that coordinates of 1e-200 or 1e200 neither vanish nor overflow.
+    low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
+    size = float((high / 2 - low / 2).max()) * 2
+    if not 0.0 < size < np.inf:
+        raise MeshError("zero_area", "All faces of the mesh lie in one point or beyond the range of numbers, so there is no surface.")
+    a, b, c = ((corners[:, i] - low) / size for i in range(3))
+    sides = np.maximum(((b - a) ** 2).sum(axis=1), np.maximum(((c - a) ** 2).sum(axis=1), ((c - b) ** 2).sum(axis=1)))
+    normals = np.cross(b - a, c - a)
+    solid = (normals**2).sum(axis=1) > _RELATIVE_AREA**2 * sides**2
+    if not solid.any():
+        raise MeshError("zero_area", "No face of the mesh has an area; give a surface, not points or lines.")
+    if not solid.all():
+        flags.append("zero_area_faces_dropped")
+        mesh = _keep_faces(mesh, solid)
+    if mesh.corner_uv is not None and not np.isfinite(mesh.corner_uv).all():
+        flags.append("uv_not_finite")
+        mesh = replace(mesh, corner_uv=np.where(np.isfinite(mesh.corner_uv), mesh.corner_uv, np.float32(0)))
+    if (high - low).min() <= 1e-9 * size:
+        flags.append("flat")
+    return with_flags(mesh, *flags)
+
+
+def _keep_faces(mesh: Mesh, keep: npt.NDArray[np.bool_]) -> Mesh:
+    return replace(
+        mesh,
+        faces=mesh.faces[keep],
+        face_material=mesh.face_material[keep],
+        corner_uv=None if mesh.corner_uv is None else mesh.corner_uv[keep],
+        face_colors=None if mesh.face_colors is None else mesh.face_colors[keep],
+        parts=None if mesh.parts is None else mesh.parts[keep],
+    )
+
+
+def normalize(mesh: Mesh) -> tuple[Mesh, npt.NDArray[np.float64], float]:
+    """The mesh in the unit sphere, with centre (3,) float64 and scale: normalised = (original − centre) / scale.
+
+    The centre is that of the axis-aligned bounds, the scale the largest distance from it; only vertices of faces count, so the largest
+    radius is 1. Expects a mesh that went through `check`.
+    """
+    used = np.zeros(len(mesh.vertices), bool)
+    used[mesh.faces] = True
+    points = mesh.vertices[used]
+    low, high = points.min(axis=0), points.max(axis=0)
+    centre = low + (high - low) / 2
+    # Unused vertices may be NaN: they would survive here and spoil a later minimum or maximum.
+    offsets = np.where(used[:, None], mesh.vertices - centre, 0.0)
+    largest = float(np.abs(offsets).max())
+    x, y, z = (offsets / largest).T
+    scale = float(np.sqrt((x * x + y * y + z * z).max())) * largest
+    return replace(mesh, vertices=offsets / scale), centre, scale
+
+
+@dataclass(frozen=True)
+class ViewCheck:
+    """What a look at the views says. reason is None or "blank_view"; coverage (V,) float32 is the object's share of each picture."""
+
+    reason: Reason | None
+    flags: tuple[Flag, ...]
+    coverage: npt.NDArray[np.float32]
+
+
+def check_views(views: Views) -> ViewCheck:
+    """Judges V rendered views: a view with nothing in it is a reason to leave the asset out, the rest are flags."""
+    alpha = views.color[..., 3]
+    shown = (alpha > 0) | views.mask
+    coverage = (alpha.astype(np.float32).mean(axis=(1, 2)) / np.float32(255)).astype(np.float32)
+    flags: list[Flag] = []
+    border = shown[:, 0].any() or shown[:, -1].any() or shown[:, :, 0].any() or shown[:, :, -1].any()
+    if border:
+        flags.append("view_clipped")
+    if (coverage < _SPARSE_COVERAGE).any():
+        flags.append("view_sparse")
+    inside = [view[mask] for view, mask in zip(views.color[..., :3], views.mask, strict=True)]
+    if any(len(pixels) > 1 and (pixels == pixels[0]).all() for pixels in inside):
+        flags.append("view_uniform")
+    blank = not shown.any(axis=(1, 2)).all()
+    return ViewCheck("blank_view" if blank else None, tuple(flags), coverage)

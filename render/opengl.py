@@ -1,0 +1,310 @@
+"""The renderer on OpenGL, by pyrender through EGL, or OSMesa where there is no EGL: for GPUs, and as a second opinion on `render.raster`.
+
+Colours are pyrender's: its gamma is a power of 2.2 and four samples a pixel are averaged after it, so they look like the rasteriser's
+without being equal. A pixel belongs to the mask where at least two samples are covered. Depth and face numbers come from a pass of our own
+at the pixels' centres (`render.opengl_faces`); where that misses a pixel of the mask, they are a neighbour's or, if none has any, a sample's.
+
+One context serves the process for its life, in the thread that made it: deleting one would end all others, and none survives a fork.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import math
+import os
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from render.cameras import Cameras
+from render.checks import doubled_area_vectors
+from render.meshes import Material, Mesh
+from render.opengl_faces import FacePass, depth_range
+from render.views import Style, Views
+
+_SOFTWARE = ("llvmpipe", "softpipe", "swrast", "swiftshader", "software")
+_EGL_CUDA_DEVICE_NV = 0x323A
+_MAX_LIGHTS = 4
+# Where drivers put four samples, in pixels from the centre.
+_SAMPLES = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
+_TO_OPENGL_AXES = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+class RenderError(Exception):
+    """OpenGL cannot be had or failed. Holds a sentence only, since the errors of GL carry pointers that no other process can take."""
+
+
+class _Context:
+    """What lives once a process: pyrender's renderer, our face pass, and who may use them."""
+
+    def __init__(self, cuda_device: int | None, require_hardware: bool) -> None:
+        self.platform = _choose_platform()
+        if self.platform == "egl":
+            _choose_device(cuda_device, require_hardware)
+        import pyrender
+        from OpenGL import GL
+
+        self.pyrender: Any = pyrender
+        try:
+            self.renderer: Any = pyrender.OffscreenRenderer(64, 64)
+            self.gl_renderer = str(GL.glGetString(GL.GL_RENDERER).decode())
+            self.gl_version = str(GL.glGetString(GL.GL_VERSION).decode())
+        except Exception as error:
+            raise RenderError(
+                f"OpenGL 4.1 could not be started through {self.platform} ({type(error).__name__}); "
+                "install a driver (Mesa's is in libgl1-mesa-dri) or use the renderer raster."
+            ) from None
+        self.faces = FacePass()
+        self.pid, self.thread = os.getpid(), threading.get_ident()
+
+
+_context: _Context | None = None
+
+
+def _choose_platform() -> str:
+    """Sets PYOPENGL_PLATFORM, which PyOpenGL reads at its import."""
+    installed = {name.lower() for name in importlib.metadata.packages_distributions().get("pyrender", [])}
+    if "pyrender" in installed:
+        raise RenderError("The package pyrender is installed and hides pyrender2; remove both and install pyrender2 again.")
+    if not installed:
+        raise RenderError("The package pyrender2 is not installed; install it or use the renderer raster.")
+    chosen = os.environ.get("PYOPENGL_PLATFORM")
+    if chosen is None:
+        if "OpenGL" in sys.modules:
+            raise RenderError("OpenGL was imported before the renderer could choose EGL; set PYOPENGL_PLATFORM=egl.")
+        chosen = "egl" if _has_library("EGL", "libEGL.so.1") else "osmesa" if _has_library("OSMesa", "libOSMesa.so.8") else None
+    if chosen not in ("egl", "osmesa"):
+        found = "neither EGL nor OSMesa was found" if chosen is None else f"PYOPENGL_PLATFORM is {chosen}"
+        raise RenderError(
+            f"Off-screen OpenGL needs EGL or OSMesa, but {found}; install libegl1 and libgl1-mesa-dri or use the renderer raster."
+        )
+    os.environ["PYOPENGL_PLATFORM"] = chosen
+    return chosen
+
+
+def _has_library(*names: str) -> bool:
+    from ctypes.util import find_library
+
+    for name in names:
+        try:
+            ctypes.CDLL(find_library(name) or name)
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def egl_devices() -> list[dict[str, Any]]:
+    """The EGL devices in EGL's order: each {"software": bool, "cuda": index or None}. Needs PYOPENGL_PLATFORM=egl."""
+    from OpenGL import EGL
+    from pyrender.platforms import egl
+
+    address = EGL.eglGetProcAddress(b"eglQueryDeviceAttribEXT")
+    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_ssize_t))(address) if address else None
+    address = EGL.eglGetProcAddress(b"eglQueryDeviceStringEXT")
+    describe = ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int)(address) if address else None
+    found = []
+    for device in egl.query_devices():
+        pointer = ctypes.cast(device._display, ctypes.c_void_p)
+        extensions = (describe(pointer, EGL.EGL_EXTENSIONS) or b"") if describe else b""
+        number = ctypes.c_ssize_t(-1)
+        has_cuda = b"EGL_NV_device_cuda" in extensions and query is not None
+        cuda = number.value if has_cuda and query and query(pointer, _EGL_CUDA_DEVICE_NV, ctypes.byref(number)) else None
+        found.append({"software": b"EGL_MESA_device_software" in extensions, "cuda": cuda})
+    return found
+
+
+def _choose_device(cuda_device: int | None, require_hardware: bool) -> None:
+    """Sets EGL_DEVICE_ID, EGL's own count, which neither knows CUDA's nor what is hidden from it."""
+    if cuda_device is None and "EGL_DEVICE_ID" in os.environ:
+        return
+    try:
+        devices = egl_devices()
+    except Exception as error:
+        raise RenderError(f"EGL does not list its devices ({type(error).__name__}); install a driver or use the renderer raster.") from None
+    if not devices:
+        raise RenderError(
+            "EGL knows no device; install a driver with its vendor file (Mesa's is in libegl-mesa0) or use the renderer raster."
+        )
+    hardware = [i for i, device in enumerate(devices) if not device["software"]]
+    if cuda_device is not None:
+        fitting = [i for i, device in enumerate(devices) if device["cuda"] == cuda_device]
+        if not fitting:
+            raise RenderError(f"No EGL device belongs to CUDA device {cuda_device}; give the container the driver's graphics capability.")
+        os.environ["EGL_DEVICE_ID"] = str(fitting[0])
+    elif require_hardware and not hardware:
+        raise RenderError("A GPU was asked for, but EGL has software devices only; install the GPU's driver or use the renderer raster.")
+    elif hardware:
+        os.environ["EGL_DEVICE_ID"] = str(hardware[0])
+
+
+class OpenGLRenderer:
+    """See `render.views.Renderer`. With require_hardware a software driver is an error; cuda_device picks the EGL device of that CUDA device.
+
+    The first renderer of a process makes the context that all later ones share. Raises RenderError.
+    """
+
+    name = "opengl"
+
+    def __init__(self, *, require_hardware: bool = False, cuda_device: int | None = None) -> None:
+        global _context
+        if _context is None:
+            _context = _Context(cuda_device, require_hardware)
+        self._context = _context
+        if require_hardware and any(word in _context.gl_renderer.lower() for word in _SOFTWARE):
+            raise RenderError(
+                f"A GPU was asked for, but OpenGL draws in software ({_context.gl_renderer}); install the GPU's driver or use the renderer raster."
+            )
+        version = importlib.metadata.version("pyrender2")
+        self.description = f"opengl: pyrender2 {version}, {_context.platform}, {_context.gl_renderer}, OpenGL {_context.gl_version}"
+
+    def render(self, mesh: Mesh, cameras: Cameras, style: Style) -> Views:
+        """All views of one mesh. Translucent materials are drawn opaque. Raises RenderError, also in another thread or a forked process."""
+        if (self._context.pid, self._context.thread) != (os.getpid(), threading.get_ident()):
+            raise RenderError(
+                "OpenGL belongs to the thread and process that started it; make the renderer where it is used, without a fork."
+            )
+        if len(style.lights) * 2 > _MAX_LIGHTS:
+            raise RenderError(
+                f"The opengl renderer takes {_MAX_LIGHTS // 2} lights, not {len(style.lights)}; use fewer or the renderer raster."
+            )
+        try:
+            return self._render(mesh, cameras, style)
+        except Exception as error:
+            raise RenderError(f"OpenGL failed to draw a mesh ({type(error).__name__}: {str(error)[:160]}).") from None
+
+    def _render(self, mesh: Mesh, cameras: Cameras, style: Style) -> Views:
+        pyrender, renderer = self._context.pyrender, self._context.renderer
+        count, height, width = len(cameras.K), cameras.height, cameras.width
+        renderer.viewport_width, renderer.viewport_height = width, height
+        scene = pyrender.Scene(bg_color=[*style.background, 0.0], ambient_light=[style.ambient] * 3)
+        scene.add(_pyrender_mesh(pyrender, mesh))
+        lights = _add_lights(pyrender, scene, style)
+        camera = pyrender.IntrinsicsCamera(1.0, 1.0, 0.0, 0.0)
+        camera_node = scene.add(camera)
+        color = np.empty((count, height, width, 4), np.uint8)
+        triangles = mesh.vertices[mesh.faces].reshape(-1, 3)
+        for view in range(count):
+            K, world_to_camera = cameras.K[view], cameras.world_to_camera[view]
+            camera.znear, camera.zfar = depth_range(cameras, view, triangles)
+            # Drawn upside down and turned back, so that the four samples of a pixel lie as those of a grid counted from the top.
+            camera.fx, camera.fy, camera.cx, camera.cy = K[0, 0], -K[1, 1], K[0, 2], height - K[1, 2]
+            pose = np.linalg.inv(world_to_camera) @ _TO_OPENGL_AXES
+            scene.set_pose(camera_node, pose)
+            for node, light_pose in lights:
+                scene.set_pose(node, pose @ light_pose)
+            flags = pyrender.RenderFlags.RGBA | pyrender.RenderFlags.SKIP_CULL_FACES
+            color[view] = renderer.render(scene, flags=flags)[0][::-1]
+        depth, ids = self._context.faces.draw(triangles, cameras)
+        mask = color[..., 3] >= 128
+        lacking = _fill_from_neighbours(mask, depth, ids)
+        for offset in _SAMPLES:
+            if lacking.any():
+                other_depth, other_ids = self._context.faces.draw(triangles, cameras, offset)
+                depth[lacking], ids[lacking] = other_depth[lacking], other_ids[lacking]
+                lacking &= ids < 0
+        mask &= ~lacking
+        depth[~mask] = 0
+        ids[~mask] = -1
+        return Views(color, depth, mask, ids)
+
+
+def _pyrender_mesh(pyrender: Any, mesh: Mesh) -> Any:
+    """A primitive for each material, every triangle with its own corners, so that its normal and texture coordinates are its own."""
+    normals = doubled_area_vectors(mesh.vertices, mesh.faces)
+    normals /= np.maximum(np.sqrt((normals**2).sum(axis=1, keepdims=True)), 1e-300)
+    primitives = []
+    for number, material in enumerate(mesh.materials):
+        here = np.flatnonzero(mesh.face_material == number)
+        if len(here) == 0:
+            continue
+        colors = None
+        if mesh.vertex_colors is not None:
+            colors = _linear(mesh.vertex_colors[mesh.faces[here]].reshape(-1, 4) / 255)
+        elif mesh.face_colors is not None:
+            colors = _linear(np.repeat(mesh.face_colors[here] / 255, 3, axis=0))
+        if colors is not None:
+            colors[:, 3] = 1
+        textured = material.texture is not None and mesh.corner_uv is not None
+        primitives.append(
+            pyrender.Primitive(
+                positions=mesh.vertices[mesh.faces[here]].reshape(-1, 3),
+                normals=np.repeat(normals[here], 3, axis=0),
+                texcoord_0=mesh.corner_uv[here].reshape(-1, 2) if textured and mesh.corner_uv is not None else None,
+                color_0=colors,
+                material=_pyrender_material(pyrender, material, textured),
+            )
+        )
+    return pyrender.Mesh(primitives)
+
+
+def _pyrender_material(pyrender: Any, material: Material, textured: bool) -> Any:
+    texture = None
+    if textured and material.texture is not None:
+        from OpenGL import GL
+
+        modes = {"repeat": GL.GL_REPEAT, "clamp": GL.GL_CLAMP_TO_EDGE, "mirror": GL.GL_MIRRORED_REPEAT}
+        sampler = pyrender.Sampler(wrapS=modes[material.wrap[0]], wrapT=modes[material.wrap[1]])
+        opaque = material.texture.copy()
+        opaque[..., 3] = 255
+        texture = pyrender.Texture(source=opaque, source_channels="RGBA", sampler=sampler)
+    base = _linear(material.base_color.astype(np.float64))
+    return pyrender.MetallicRoughnessMaterial(
+        baseColorFactor=[*base[:3], 1.0],
+        baseColorTexture=texture,
+        metallicFactor=0.0,
+        roughnessFactor=1.0,
+        alphaMode="OPAQUE",
+        doubleSided=True,
+    )
+
+
+def _add_lights(pyrender: Any, scene: Any, style: Style) -> list[tuple[Any, npt.NDArray[np.float64]]]:
+    """Two opposite lights for each of the style's, since |n·l| = max(n·l, 0) + max(−n·l, 0). Gives those that follow the camera with their
+    poses in OpenGL's camera axes."""
+    following = []
+    for light in style.lights:
+        for sign in (1.0, -1.0):
+            # pyrender's diffuse term is 0.96² of the colour over π, at normal incidence and the roughest surface.
+            source = pyrender.DirectionalLight(color=np.ones(3), intensity=light.intensity * math.pi / 0.96**2)
+            direction = sign * np.array(light.direction, np.float64)
+            if light.frame == "camera":
+                pose = _pointing(_TO_OPENGL_AXES[:3, :3] @ direction)
+                following.append((scene.add(source), pose))
+            else:
+                scene.add(source, pose=_pointing(direction))
+    return following
+
+
+def _pointing(direction: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A pose whose −z axis is the direction."""
+    z = -direction / np.linalg.norm(direction)
+    x = np.cross([0.0, 1.0, 0.0] if abs(z[1]) < 0.9 else [1.0, 0.0, 0.0], z)
+    x /= np.linalg.norm(x)
+    pose = np.eye(4)
+    pose[:3, 0], pose[:3, 1], pose[:3, 2] = x, np.cross(z, x), z
+    return pose
+
+
+def _linear(srgb: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Linear light of sRGB values, 0 to 1; alpha is passed through the same curve and not used."""
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def _fill_from_neighbours(mask: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32], ids: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Gives pixels of the mask without a face the depth and face of a neighbour that has one, and returns where none has."""
+    known = ids >= 0
+    lacking = mask & ~known
+    for row, column in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
+        view, y, x = np.nonzero(lacking)
+        inside = (y + row >= 0) & (y + row < mask.shape[1]) & (x + column >= 0) & (x + column < mask.shape[2])
+        view, y, x = view[inside], y[inside], x[inside]
+        there = known[view, y + row, x + column]
+        view, y, x = view[there], y[there], x[there]
+        depth[view, y, x], ids[view, y, x] = depth[view, y + row, x + column], ids[view, y + row, x + column]
+        lacking[view, y, x] = False
+    return lacking

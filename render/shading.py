@@ -1,0 +1,296 @@
+"""From the faces seen by the samples of a pixel to its colour, depth and face."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from render.cameras import Cameras
+from render.meshes import Mesh
+from render.mipmaps import Mipmaps, mipmaps, sample
+from render.simd import all_lanes, equal, float16lanes, int16lanes, load16, not_negative, store16
+from render.views import Style
+
+LINEAR_STEPS = 8191
+UNSEEN, FLAT, VARYING = np.uint8(0), np.uint8(1), np.uint8(2)
+_ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+_U1, _U2, _U3 = np.uint64(1), np.uint64(2), np.uint64(3)
+
+
+def _decode(s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where(s <= 0.04045, s / 12.92, ((s + 0.055) / 1.055) ** 2.4)
+
+
+def _encode(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where(x <= 0.0031308, x * 12.92, 1.055 * x ** (1 / 2.4) - 0.055)
+
+
+TO_LINEAR: npt.NDArray[np.float32] = _decode(np.arange(256) / 255).astype(np.float32)
+TO_SRGB: npt.NDArray[np.uint8] = np.round(255 * _encode(np.arange(LINEAR_STEPS + 1) / LINEAR_STEPS)).astype(np.uint8)
+
+
+class Paint(NamedTuple):
+    """What a mesh looks like, as arrays for the kernels; colours linear."""
+
+    face_color: npt.NDArray[np.float32]
+    face_normal: npt.NDArray[np.float32]
+    face_texture: npt.NDArray[np.int32]
+    corner_uv: npt.NDArray[np.float32]
+    vertex_color: npt.NDArray[np.float32]
+    textures: Mipmaps
+    varying: bool
+    to_linear: npt.NDArray[np.float32]
+    to_srgb: npt.NDArray[np.uint8]
+
+
+@njit(nogil=True, _nrt=False)
+def face_normals(vertices, faces, out):  # type: ignore[no-untyped-def]
+    for f in range(faces.shape[0]):
+        i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+        ax, ay, az = vertices[j, 0] - vertices[i, 0], vertices[j, 1] - vertices[i, 1], vertices[j, 2] - vertices[i, 2]
+        bx, by, bz = vertices[k, 0] - vertices[i, 0], vertices[k, 1] - vertices[i, 1], vertices[k, 2] - vertices[i, 2]
+        nx, ny, nz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+        length = np.sqrt(nx * nx + ny * ny + nz * nz)
+        inverse = 1.0 / length if length > 0.0 else 0.0
+        out[f, 0], out[f, 1], out[f, 2] = nx * inverse, ny * inverse, nz * inverse
+
+
+class Seen(NamedTuple):
+    """Of each face + 1 (0 is the background), in the view at hand: state; lit (·, 3) linear colour; packed uint32 sRGB. attributes (F, 18)."""
+
+    state: npt.NDArray[np.uint8]
+    lit: npt.NDArray[np.float32]
+    packed: npt.NDArray[np.uint32]
+    attributes: npt.NDArray[np.float64]
+
+
+def room_for_faces(faces: int, varying: bool) -> Seen:
+    """Arrays for so many faces, not filled."""
+    return Seen(
+        np.empty(faces + 1, np.uint8), np.empty((faces + 1, 4), np.float32), np.empty(faces + 1, np.uint32), np.empty((faces if varying else 0, 18))
+    )
+
+
+def paint(mesh: Mesh) -> Paint:
+    normals = np.empty((len(mesh.faces), 3), np.float32)
+    base = _decode(np.stack([np.asarray(m.base_color[:3], np.float64) for m in mesh.materials])).astype(np.float32)
+    face_color = base[mesh.face_material]
+    vertex_color = np.zeros((0, 3), np.float32)
+    if mesh.vertex_colors is not None:
+        vertex_color = TO_LINEAR[mesh.vertex_colors[:, :3]]
+    elif mesh.face_colors is not None:
+        face_color = face_color * TO_LINEAR[mesh.face_colors[:, :3]]
+    textures, which = mipmaps(mesh.materials if mesh.corner_uv is not None else ())
+    face_texture = which[mesh.face_material] if len(which) else np.full(len(mesh.faces), -1, np.int32)
+    uv = mesh.corner_uv if mesh.corner_uv is not None else np.zeros((0, 3, 2), np.float32)
+    return Paint(
+        np.ascontiguousarray(face_color, np.float32), normals, face_texture,
+        np.ascontiguousarray(uv, np.float32), vertex_color, textures, bool(len(vertex_color) or (face_texture >= 0).any()), TO_LINEAR, TO_SRGB,
+    )  # fmt: skip
+
+
+def view_lights(cameras: Cameras, style: Style) -> npt.NDArray[np.float64]:
+    """(V, 1 + lights, 3): the ambient part in [v, 0, 0], then directions in world axes times their intensity."""
+    out = np.zeros((len(cameras.K), 1 + len(style.lights), 3))
+    out[:, 0, 0] = style.ambient
+    for n, light in enumerate(style.lights, 1):
+        d = np.asarray(light.direction, np.float64)
+        length = np.sqrt((d * d).sum())
+        d = d / (length if length > 0 else 1.0) * light.intensity
+        if light.frame == "camera":
+            R = cameras.world_to_camera[:, :3, :3]
+            out[:, n] = R[:, 0] * d[0] + R[:, 1] * d[1] + R[:, 2] * d[2]
+        else:
+            out[:, n] = d
+    return out
+
+
+def linear_background(style: Style) -> npt.NDArray[np.float32]:
+    """(3,) linear."""
+    return _decode(np.asarray(style.background, np.float64)).astype(np.float32)
+
+
+@njit(nogil=True, _nrt=False)
+def _light_face(f, light, faces, H, p, seen):  # type: ignore[no-untyped-def]
+    """First sight of face f in a view: FLAT with its colours, or VARYING with its attributes as functions of the pixel.
+
+    An attribute a over a face is (A·x)/(S·x) with x = (column, row, 1), S = Σ pj×pk, A = Σ ai pj×pk, the p being the corners in homogeneous
+    screen coordinates: perspective-correct, without the clipped corners, right for corners behind the camera too.
+    """
+    s = light[0, 0]
+    for n in range(1, light.shape[0]):
+        s += abs(p.face_normal[f, 0] * light[n, 0] + p.face_normal[f, 1] * light[n, 1] + p.face_normal[f, 2] * light[n, 2])
+    intensity = np.float32(s)
+    lit = seen.lit
+    colored = p.vertex_color.shape[0] > 0
+    if not (colored or p.face_texture[f] >= 0):
+        r, g, b = min(p.face_color[f, 0] * intensity, _ONE), min(p.face_color[f, 1] * intensity, _ONE), min(p.face_color[f, 2] * intensity, _ONE)
+        lit[f + 1, 0], lit[f + 1, 1], lit[f + 1, 2] = r, g, b
+        seen.packed[f + 1] = _pack(r, g, b, 255, p.to_srgb)
+        seen.state[f + 1] = FLAT
+        return
+    for c in range(3):
+        lit[f + 1, c] = p.face_color[f, c] * intensity
+    seen.state[f + 1] = VARYING
+    i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+    out = seen.attributes
+    for c in range(3):
+        d, e = (c + 1) % 3, (c + 2) % 3
+        w0 = H[j, d] * H[k, e] - H[j, e] * H[k, d]
+        w1 = H[k, d] * H[i, e] - H[k, e] * H[i, d]
+        w2 = H[i, d] * H[j, e] - H[i, e] * H[j, d]
+        out[f, c] = w0 + w1 + w2
+        if p.face_texture[f] >= 0:
+            uv = p.corner_uv
+            out[f, 3 + c] = w0 * uv[f, 0, 0] + w1 * uv[f, 1, 0] + w2 * uv[f, 2, 0]
+            out[f, 6 + c] = w0 * uv[f, 0, 1] + w1 * uv[f, 1, 1] + w2 * uv[f, 2, 1]
+        if colored:
+            for n in range(3):
+                q = p.vertex_color
+                out[f, 9 + 3 * n + c] = w0 * q[i, n] + w1 * q[j, n] + w2 * q[k, n]
+
+
+@njit(nogil=True, _nrt=False)
+def _shade(f, x, y, p, seen):  # type: ignore[no-untyped-def]
+    """Linear colour of a VARYING face at the pixel position (x, y)."""
+    r, g, b = seen.lit[f + 1, 0], seen.lit[f + 1, 1], seen.lit[f + 1, 2]
+    a = seen.attributes
+    total = a[f, 0] * x + a[f, 1] * y + a[f, 2]
+    inverse = 1.0 / total if total != 0.0 else 0.0
+    if p.vertex_color.shape[0] > 0:
+        r *= np.float32((a[f, 9] * x + a[f, 10] * y + a[f, 11]) * inverse)
+        g *= np.float32((a[f, 12] * x + a[f, 13] * y + a[f, 14]) * inverse)
+        b *= np.float32((a[f, 15] * x + a[f, 16] * y + a[f, 17]) * inverse)
+    t = p.face_texture[f]
+    if t >= 0:
+        u = (a[f, 3] * x + a[f, 4] * y + a[f, 5]) * inverse
+        v = (a[f, 6] * x + a[f, 7] * y + a[f, 8]) * inverse
+        ux, uy = (a[f, 3] - u * a[f, 0]) * inverse, (a[f, 4] - u * a[f, 1]) * inverse
+        vx, vy = (a[f, 6] - v * a[f, 0]) * inverse, (a[f, 7] - v * a[f, 1]) * inverse
+        tr, tg, tb = sample(p.textures, t, u, v, ux, uy, vx, vy, p.to_linear)
+        r *= tr
+        g *= tg
+        b *= tb
+    return min(max(r, _ZERO), _ONE), min(max(g, _ZERO), _ONE), min(max(b, _ZERO), _ONE)
+
+
+@njit(nogil=True, _nrt=False)
+def _pack(r, g, b, alpha, to_srgb):  # type: ignore[no-untyped-def]
+    steps = np.float32(LINEAR_STEPS)
+    half = np.float32(0.5)
+    red = np.uint32(to_srgb[np.uint32(r * steps + half)])
+    green = np.uint32(to_srgb[np.uint32(g * steps + half)])
+    blue = np.uint32(to_srgb[np.uint32(b * steps + half)])
+    return red | green << np.uint32(8) | blue << np.uint32(16) | np.uint32(alpha) << np.uint32(24)
+
+
+@njit(nogil=True, _nrt=False)
+def resolve(faces, H, p, light, background, near, width, stride, samples, seen, color, depth, mask, face_ids):  # type: ignore[no-untyped-def]
+    """Samples to pixels, and the samples cleared. color, depth, mask, face_ids (H·W,), the colour as uint32 of four bytes, red first.
+
+    ids hold face + 1, 0 where nothing was drawn. The face of a pixel is the one that most of its samples see, the nearest among equals;
+    its depth is the harmonic mean over those samples, which for a whole pixel is the depth of the face at the centre. Colours are averaged
+    in linear light. A colour that varies is looked up once for each face of a pixel, amid the samples that see it.
+    """
+    state, packed, lit = seen.state, seen.packed, seen.lit
+    zbuf, ids, box = samples.inverse_z, samples.ids, samples.box
+    for f in range(state.shape[0]):
+        state[f] = UNSEEN
+    packed[0] = _pack(background[0], background[1], background[2], 0, p.to_srgb)
+    lit[0, 0], lit[0, 1], lit[0, 2] = background[0], background[1], background[2]
+    state[0] = FLAT
+    nothing = packed[0]
+    for i in range(color.shape[0]):
+        color[i] = nothing
+    for i in range(depth.shape[0]):
+        depth[i] = 0.0
+    for i in range(mask.shape[0]):
+        mask[i] = False
+    for i in range(face_ids.shape[0]):
+        face_ids[i] = -1
+    zero, zeros, every = int16lanes(0), float16lanes(0.0), not_negative(int16lanes(0))
+    x0, x1, y0, y1 = box[0], box[1] + 1, box[2], box[3] + 1
+    for y in range(y0, y1):
+        k = y * stride + 4 * x0
+        # the four pixels looked at may reach beyond x1, into columns where nothing counts
+        for x4 in range(x0, x1, 4):
+            if all_lanes(equal(load16(ids, k), zero)):
+                k += 16
+                continue
+            for n in range(min(4, x1 - x4)):
+                x = x4 + n
+                i = np.uint64(y * width + x)
+                q = np.uint64(k + 4 * n)
+                f0, f1, f2, f3 = ids[q], ids[q + _U1], ids[q + _U2], ids[q + _U3]
+                z0, z1, z2, z3 = zbuf[q], zbuf[q + _U1], zbuf[q + _U2], zbuf[q + _U3]
+                if f0 == f1 and f0 == f2 and f0 == f3:
+                    if f0 == 0:
+                        continue
+                    if state[f0] == UNSEEN:
+                        _light_face(f0 - 1, light, faces, H, p, seen)
+                    if state[f0] == FLAT:
+                        color[i] = packed[f0]
+                    else:
+                        r, g, b = _shade(f0 - 1, x + 0.5, y + 0.5, p, seen)
+                        color[i] = _pack(r, g, b, 255, p.to_srgb)
+                    depth[i] = np.float32(4.0) / ((z0 + z1) + (z2 + z3))
+                    mask[i] = True
+                    face_ids[i] = f0 - 1
+                    continue
+                for f in (f0, f1, f2, f3):
+                    if state[f] == UNSEEN:
+                        _light_face(f - 1, light, faces, H, p, seen)
+                r = g = b = _ZERO
+                for s in range(4):
+                    f = f0 if s == 0 else f1 if s == 1 else f2 if s == 2 else f3
+                    if state[f] == FLAT:
+                        r += lit[f, 0]
+                        g += lit[f, 1]
+                        b += lit[f, 2]
+                    elif s == 0 or (f != f0 and (s == 1 or (f != f1 and (s == 2 or f != f2)))):
+                        count, cx, cy = _amid(f, f0, f1, f2, f3)
+                        fr, fg, fb = _shade(f - 1, x + 0.5 + cx, y + 0.5 + cy, p, seen)
+                        r += fr * count
+                        g += fg * count
+                        b += fb * count
+                covered = (f0 > 0) + (f1 > 0) + (f2 > 0) + (f3 > 0)
+                quarter = np.float32(0.25)
+                color[i] = _pack(r * quarter, g * quarter, b * quarter, (covered * 255 + 2) // 4, p.to_srgb)
+                if covered >= 2:
+                    f, z = _majority(f0, f1, f2, f3, z0, z1, z2, z3, 2.0 / near)
+                    depth[i] = z
+                    mask[i] = True
+                    face_ids[i] = f - 1
+            store16(ids, k, every, zero)
+            store16(zbuf, k, every, zeros)
+            k += 16
+
+
+@njit(nogil=True, _nrt=False)
+def _amid(f, f0, f1, f2, f3):  # type: ignore[no-untyped-def]
+    """How many samples of a pixel see f, and their mean position from the centre, in pixels."""
+    m0, m1, m2, m3 = np.int32(f0 == f), np.int32(f1 == f), np.int32(f2 == f), np.int32(f3 == f)
+    n = m0 + m1 + m2 + m3
+    return np.float32(n), (3 * m1 - m0 - 3 * m2 + m3) / (8.0 * n), (m2 - 3 * m0 - m1 + 3 * m3) / (8.0 * n)
+
+
+@njit(nogil=True, _nrt=False)
+def _majority(f0, f1, f2, f3, z0, z1, z2, z3, above):  # type: ignore[no-untyped-def]
+    """The face (+ 1) of most samples, the nearest among equals, and its depth. `above` exceeds every 1/z."""
+    e01, e02, e03, e12, e13, e23 = (f0 == f1), (f0 == f2), (f0 == f3), (f1 == f2), (f1 == f3), (f2 == f3)
+    k0 = (1 + e01 + e02 + e03) * above + z0 if f0 > 0 else 0.0
+    k1 = (1 + e01 + e12 + e13) * above + z1 if f1 > 0 else 0.0
+    k2 = (1 + e02 + e12 + e23) * above + z2 if f2 > 0 else 0.0
+    k3 = (1 + e03 + e13 + e23) * above + z3 if f3 > 0 else 0.0
+    f, best = f0, k0
+    if k1 > best:
+        f, best = f1, k1
+    if k2 > best:
+        f, best = f2, k2
+    if k3 > best:
+        f, best = f3, k3
+    m0, m1, m2, m3 = np.float32(f0 == f), np.float32(f1 == f), np.float32(f2 == f), np.float32(f3 == f)
+    return f, (m0 + m1 + m2 + m3) / ((m0 * z0 + m1 * z1) + (m2 * z2 + m3 * z3))

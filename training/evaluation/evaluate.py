@@ -1,0 +1,297 @@
+"""The chosen protocols for one encoder on one dataset: frozen features of the training and test split become figures.
+
+Everything that is chosen (C of the SVM, k of the neighbours) is chosen on the training split; the test split is opened once, at the
+end. Classification is over the classes that both splits have. Test items whose asset is, byte for byte, one of the training split are
+left out of every protocol. Clouds are given to the encoder as they are stored and, for sets without a common up axis, turned at random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from pipeline.reader import Dataset
+from training.augment import ImageAugment
+from training.evaluation import knn, retrieval, svm
+from training.evaluation.features import chosen_views, clouds, extract, images
+from training.evaluation.fewshot import FewShot, few_shot, usable
+from training.evaluation.figure import Figure
+
+Protocol = Literal["svm", "knn", "fewshot", "retrieval"]
+
+
+class EvaluateConfig(BaseModel):
+    """What is measured, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocols: tuple[Protocol, ...] = ("svm", "knn", "fewshot", "retrieval")
+    turned: tuple[bool, ...] = Field(default=(False, True), min_length=1, description="clouds as they are, turned at random, or both")
+    points: int | None = Field(default=None, ge=1, description="first points of each cloud; all if not given")
+    normalise: bool = Field(default=True, description="mean to the origin, largest norm to 1; the paper leaves stored clouds as they are")
+    batch: int = Field(default=32, ge=1, description="clouds or images at a time; no figure depends on it")
+    train_split: str = "train"
+    test_split: str = "test"
+    svm_grid: tuple[float, ...] = Field(
+        default=svm.GRID, min_length=1, description="values of C to choose from, relative to the features' scale"
+    )
+    svm_folds: int = Field(default=5, ge=2)
+    knn_grid: tuple[int, ...] = Field(default=knn.GRID, min_length=1, description="numbers of neighbours to choose from")
+    fewshot: tuple[FewShot, ...] = (FewShot(),)
+    recall: tuple[int, ...] = Field(default=(1, 5), min_length=1, description="k of recall@k")
+    views: Literal["one", "all"] = Field(default="one", description="images of an object in retrieval: one, drawn by seed and key, or all")
+    seed: int = Field(default=0, description="of folds, episodes, rotations and views")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the figures are computed from, of one encoder on clouds as stored or turned.
+
+    train, test: indices into the dataset, (n,) and (m,). train_features (n, F), test_features (m, F) float32. labels (n,), (m,): numbers
+    of `classes`. point_embeddings (m, D) of the test clouds; image_embeddings (g, D) and image_owner (g,): the row of `test` that the
+    image belongs to, image_names its member; empty without retrieval.
+    """
+
+    turned: bool
+    classes: tuple[str, ...]
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    train_labels: NDArray[np.int64]
+    test_labels: NDArray[np.int64]
+    train_features: NDArray[np.float32]
+    test_features: NDArray[np.float32]
+    point_embeddings: NDArray[np.float32]
+    image_embeddings: NDArray[np.float32]
+    image_owner: NDArray[np.int64]
+    image_names: tuple[str, ...]
+
+
+def check(dataset: Dataset, config: EvaluateConfig) -> None:
+    """Can this dataset be evaluated so? Cheap: nothing is read but the manifest, so it can be asked before a long pretraining.
+
+    ValueError, in one sentence, for splits that are empty, share no two classes or are too small for a few-shot setting.
+    """
+    _Split.of(dataset, config)
+
+
+def evaluate(
+    encoder: nn.Module,
+    dataset: Dataset,
+    config: EvaluateConfig,
+    *,
+    weights: Literal["pretrained", "random"],
+    fingerprint: str,
+    device: torch.device | str = "cpu",
+    point_head: nn.Module | None = None,
+    image_branch: nn.Module | None = None,
+    image: ImageAugment | None = None,
+    keep: Callable[[Gathered], None] | None = None,
+) -> list[Figure]:
+    """The figures of one encoder, (B, N, 3) to (B, F), under every chosen protocol.
+
+    Retrieval needs `point_head`, features to embedding, `image_branch`, (B, 3, S, S) to embedding, and `image`, the training's image
+    configuration. `keep` is given what the figures come from, once for each of `config.turned`. ValueError as `check`, before the encoder
+    runs, and for retrieval without projections or images.
+    """
+    split = _Split.of(dataset, config)
+    wants_images = "retrieval" in config.protocols
+    embeddings, chosen = np.zeros((0, 0), np.float32), []
+    if wants_images:
+        if point_head is None or image_branch is None:
+            raise ValueError("retrieval needs the projections of a pretraining: evaluate its folder, or leave retrieval out of protocols")
+        chosen = chosen_views(dataset, split.test, config.views, config.seed)
+        embeddings = extract(image_branch, images(dataset, split.test, chosen, image or ImageAugment()), device, config.batch)
+    figures = []
+    for turned in config.turned:
+        rotation = config.seed if turned else None
+        train, test = (
+            extract(encoder, clouds(dataset, part, config.points, config.normalise, rotation), device, config.batch)
+            for part in (split.train, split.test)
+        )
+        gathered = Gathered(
+            turned=turned,
+            classes=split.classes,
+            train=split.train,
+            test=split.test,
+            train_labels=split.labels[split.train],
+            test_labels=split.labels[split.test],
+            train_features=train,
+            test_features=test,
+            point_embeddings=extract(point_head, test, device, config.batch) if wants_images and point_head else embeddings,
+            image_embeddings=embeddings,
+            image_owner=np.array([place for place, _ in chosen], np.int64),
+            image_names=tuple(name for _, name in chosen),
+        )
+        if keep:
+            keep(gathered)
+        for measured in measure(gathered, config, dataset.keys):
+            details = {**measured.details, **split.details}
+            figures.append(
+                Figure(
+                    protocol=measured.protocol,
+                    metric=measured.metric,
+                    value=float(np.mean(measured.scores)),
+                    n=len(measured.scores),
+                    split=config.test_split,
+                    turned=turned,
+                    weights=weights,
+                    encoder_fingerprint=fingerprint,
+                    dataset_fingerprint=dataset.fingerprint,
+                    seed=config.seed,
+                    details=details,
+                    chance=measured.chance,
+                )
+            )
+    return figures
+
+
+# ---- which items -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Indices of the two splits without repeated assets; labels (whole dataset,): numbers of `classes`; details for every figure."""
+
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    details: dict[str, Any]
+
+    @classmethod
+    def of(cls, dataset: Dataset, config: EvaluateConfig) -> _Split:
+        train, test = (np.asarray(dataset.indices(name), np.int64) for name in (config.train_split, config.test_split))
+        for name, indices in ((config.train_split, train), (config.test_split, test)):
+            if not len(indices):
+                raise ValueError(
+                    f"the dataset {dataset.uri} has no samples in the split {name!r}: evaluation needs a training and a test split"
+                )
+        contents = dataset.table["sha256"].to_pylist()
+        known = {contents[i] for i in train.tolist()} - {""}  # of an unknown content nothing is known
+        repeated = np.array([contents[i] in known for i in test.tolist()])
+        if repeated.all():
+            raise ValueError(f"every sample of the split {config.test_split!r} of {dataset.uri} is also in {config.train_split!r}")
+        classes, labels = np.unique(dataset.classes, return_inverse=True)
+        details = {"left_out_as_training_items": sorted(dataset.keys[i] for i in test[repeated].tolist()), "points": config.points or "all"}
+        test = test[~repeated]
+        shared = len(np.intersect1d(labels[train], labels[test]))
+        if {"svm", "knn"} & set(config.protocols) and shared < 2:
+            raise ValueError(
+                f"the splits {config.train_split!r} and {config.test_split!r} of {dataset.uri} share {shared} classes: "
+                "svm and knn need at least 2"
+            )
+        for setting in config.fewshot if "fewshot" in config.protocols else ():
+            usable(labels[train], labels[test], setting)
+        return cls(train, test, labels.astype(np.int64), tuple(classes.tolist()), {**details, "normalise": config.normalise})
+
+
+# ---- which protocols -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One figure without its family tree: scores (n,), one per item; details are JSON values and hold scores and items."""
+
+    protocol: str
+    metric: str
+    scores: NDArray[np.float64]
+    chance: float
+    details: dict[str, Any]
+
+    @classmethod
+    def of(cls, protocol: str, metric: str, scores: NDArray[np.float64], chance: float, items: Sequence[str], **details: Any) -> Measured:
+        digest = hashlib.sha256("\n".join(items).encode()).hexdigest()
+        rounded = [int(s) if s == int(s) else float(s) for s in scores]
+        return cls(protocol, metric, scores, chance, {"scores": rounded, "items": digest, **details})
+
+
+def measure(gathered: Gathered, config: EvaluateConfig, keys: Sequence[str]) -> list[Measured]:
+    """Every protocol of the configuration on features that have been taken; `keys`: those of the whole dataset."""
+    found: list[Measured] = []
+    for protocol in config.protocols:
+        match protocol:
+            case "svm" | "knn":
+                found += _classification(protocol, gathered, config, keys)
+            case "fewshot":
+                found += _few_shot(gathered, config, keys)
+            case "retrieval":
+                found += _retrieval(gathered, config, keys)
+    return found
+
+
+def _classification(protocol: Literal["svm", "knn"], gathered: Gathered, config: EvaluateConfig, keys: Sequence[str]) -> list[Measured]:
+    """Accuracy over the common classes. Chance: always the commonest class of the training items."""
+    common = np.intersect1d(gathered.train_labels, gathered.test_labels)
+    if len(common) < 2:
+        raise ValueError(
+            f"the splits {config.train_split!r} and {config.test_split!r} share {len(common)} classes: {protocol} needs at least 2"
+        )
+    fit, ask = np.isin(gathered.train_labels, common), np.isin(gathered.test_labels, common)
+    labels, truth = gathered.train_labels[fit], gathered.test_labels[ask]
+    train, test = gathered.train_features[fit], gathered.test_features[ask]
+    commonest = int(np.bincount(labels).argmax())
+    chance, items = float((truth == commonest).mean()), [keys[i] for i in gathered.test[ask].tolist()]
+    every = np.union1d(gathered.train_labels, gathered.test_labels)
+    about: dict[str, Any] = {
+        "classes": len(common),
+        "training_items": len(labels),
+        "left_out_classes": [gathered.classes[c] for c in np.setdiff1d(every, common)],
+    }
+    predictions: dict[str, NDArray[np.int64]]
+    if protocol == "svm":
+        machine = svm.linear_svm(train, labels, test, config.svm_grid, config.svm_folds, config.seed)
+        about |= {"C": machine.C, "C_relative": machine.relative, "folds": machine.folds}
+        about["validation"] = {f"{relative:g}": value for relative, value in machine.validation.items()}
+        predictions = {"accuracy": machine.predictions} | {f"accuracy_C{C:g}": fixed for C, fixed in machine.fixed.items()}
+    else:
+        near = knn.nearest_neighbours(train, labels, test, config.knn_grid)
+        about |= {"k": near.k, "validation": {str(k): value for k, value in near.validation.items()}}
+        predictions = {"accuracy": near.predictions}
+    found = []
+    for metric, predicted in predictions.items():
+        right = (predicted == truth).astype(np.float64)
+        by_class = float(np.mean([right[truth == c].mean() for c in common]))
+        own = about if metric == "accuracy" else {"classes": len(common), "C": float(metric.removeprefix("accuracy_C"))}
+        found.append(Measured.of(protocol, metric, right, chance, items, mean_class_accuracy=by_class, **own))
+    return found
+
+
+def _few_shot(gathered: Gathered, config: EvaluateConfig, keys: Sequence[str]) -> list[Measured]:
+    """Mean accuracy over runs, which are the items. Chance: 1 / ways, since every class has as many queries."""
+    found = []
+    for setting in config.fewshot:
+        runs = few_shot(gathered.train_features, gathered.train_labels, gathered.test_features, gathered.test_labels, setting, config.seed)
+        about = {
+            **setting.model_dump(),
+            "std": runs.std,
+            "ddof": 0,
+            "skipped_classes": [gathered.classes[c] for c in runs.skipped],
+        }
+        items = [setting.model_dump_json(), *(keys[i] for i in [*gathered.train.tolist(), *gathered.test.tolist()])]
+        found.append(Measured.of("fewshot", setting.name, runs.accuracies, 1 / setting.ways, items, **about))
+    return found
+
+
+def _retrieval(gathered: Gathered, config: EvaluateConfig, keys: Sequence[str]) -> list[Measured]:
+    """Recall among all test pairs in both directions. Chance: a gallery in random order."""
+    points, point_owner = gathered.point_embeddings, np.arange(len(gathered.test))
+    pictures, picture_owner = gathered.image_embeddings, gathered.image_owner
+    found = []
+    for name, queries, asked, gallery, owned in (
+        ("point_to_image", points, point_owner, pictures, picture_owner),
+        ("image_to_point", pictures, picture_owner, points, point_owner),
+    ):
+        items = [keys[gathered.test[owner]] for owner in asked.tolist()]
+        about = {"gallery": len(owned), "views": config.views}
+        for k in config.recall:
+            scores, chance = retrieval.hits(queries, asked, gallery, owned, k), retrieval.chance(asked, owned, k)
+            found.append(Measured.of("retrieval", f"{name}@{k}", scores, chance, items, k=k, **about))
+    return found

@@ -1,0 +1,191 @@
+"""The training loop of every objective: steps, schedule, precision, journal, checkpoints, resume.
+
+Plain functions of their arguments: the same loop runs alone, under Ray Train or in a test, and knows nothing of any of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from training import checkpoint
+from training.batches import Prepare, Steps, loader
+from training.distributed import World, wrap
+from training.journal import Journal
+
+Precision = Literal["float32", "bf16"]
+
+
+class TrainingError(Exception):
+    """A training cannot go on. The text is one sentence: what, where, what to do."""
+
+
+class OptimizerConfig(BaseModel):
+    """Adam with L2 on every parameter, as CrossPoint's release trains; `decoupled` makes it AdamW.
+
+    schedule: "cosine" falls from lr to 0 over the epochs, changed at the end of each; "cosine_compat" changes it at the start, as the
+    release does (its last epoch has rate 0); "cosine_step" changes it at every step; "constant".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-6, ge=0)
+    decoupled: bool = False
+    schedule: Literal["cosine", "cosine_compat", "cosine_step", "constant"] = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+
+
+class FitConfig(BaseModel):
+    """What a training does, wherever it runs. `batch` counts objects over all workers; the last incomplete batch is left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(100, gt=0)
+    batch: int = Field(20, gt=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    precision: Precision = "float32"
+    seed: int = 0
+
+
+class Place(BaseModel):
+    """Where and how a training runs: nothing here changes its result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(0, ge=0, description="torch threads a worker; 0: torch's default")
+    loader_processes: int = Field(0, ge=0, description="processes a worker that prepare batches; 0: the worker itself")
+    log_every: int = Field(1, gt=0, description="steps between journal entries")
+    checkpoint_seconds: float = Field(120.0, ge=0, description="seconds between checkpoints; 0: at every step")
+    keep_checkpoints: int = Field(2, gt=0)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """steps done in all; those of this call, their seconds, and the last entry's metrics."""
+
+    steps: int
+    steps_here: int
+    seconds: float
+    metrics: dict[str, float]
+
+
+def learning_rate(config: OptimizerConfig, step: int, per_epoch: int, epochs: int) -> float:
+    """The rate of step `step` (from 0)."""
+    epoch = step // per_epoch
+    done = {
+        "cosine": epoch / epochs,
+        "cosine_compat": (epoch + 1) / epochs,
+        "cosine_step": step / (per_epoch * epochs),
+        "constant": 0.0,
+    }[config.schedule]
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
+    """Adam or AdamW over the trainable parameters."""
+    kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
+    return kind([p for p in module.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay)
+
+
+def check_finite(loss: float, step: int) -> None:
+    """Raises TrainingError for a loss that is not a number, before a checkpoint could keep what it did."""
+    if not math.isfinite(loss):
+        raise TrainingError(f"The loss is {loss} at step {step}: lower the learning rate or train in float32; nothing of it was kept.")
+
+
+def fit(
+    module: nn.Module,
+    prepare: Prepare,
+    indices: Any,
+    config: FitConfig,
+    folder: Path,
+    identity: dict[str, Any],
+    world: World,
+    place: Place,
+) -> FitResult:
+    """Trains `module`, whose call takes a batch and returns (loss of the global batch, {name: detached term}).
+
+    indices (n,) int64 of the objects; `identity` is stored in checkpoints and must be equal on resume. Writes folder/journal.jsonl and
+    folder/checkpoints/. Raises TrainingError (too few objects, a loss that is not finite), CheckpointError, OSError.
+    """
+    if len(indices) < config.batch:
+        raise TrainingError(f"The split has {len(indices)} objects, fewer than one batch of {config.batch}: make the batch smaller.")
+    world.share(config.batch)
+    if place.threads:
+        torch.set_num_threads(place.threads)
+    module.to(world.device).train()
+    optimizer = make_optimizer(config.optimizer, module)
+    checkpoints = folder / "checkpoints"
+    start = checkpoint.load_latest(checkpoints, module, optimizer, identity)
+    steps = Steps(indices, config.batch, config.epochs, config.seed, world, start)
+    total = steps.per_epoch * config.epochs
+    wrapped = wrap(module, world)
+    journal = Journal(folder / "journal.jsonl") if world.leads else None
+    metrics: dict[str, float] = {}
+    began = saved = time.perf_counter()
+    step = start
+
+    def save() -> None:
+        if journal is not None:
+            checkpoint.save(checkpoints, step, module, optimizer, identity, keep=place.keep_checkpoints)
+
+    waited = 0.0
+    logged, logged_at = step, began
+    try:
+        if start < total:
+            batches = iter(loader(prepare, steps, place.loader_processes, world.device.type == "cuda"))
+        for step in range(start + 1, total + 1):
+            before = time.perf_counter()
+            batch = {name: value.to(world.device, non_blocking=True) for name, value in next(batches).items()}
+            waited += time.perf_counter() - before
+            rate = learning_rate(config.optimizer, step - 1, steps.per_epoch, config.epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed((config.seed << 40) ^ (step << 8) ^ world.rank)
+            loss, terms = step_once(wrapped, batch, optimizer, config.precision, world)
+            if step % place.log_every == 0 or step in (start + 1, total):
+                metrics = {"loss": float(loss), **{name: float(value) for name, value in terms.items()}}
+                check_finite(metrics["loss"], step)
+                now = time.perf_counter()
+                metrics["total_steps"] = total
+                metrics["lr"] = rate
+                metrics["epoch"] = (step - 1) / steps.per_epoch
+                metrics["samples_per_second"] = (step - logged) * config.batch / max(now - logged_at, 1e-9)
+                metrics["wait_share"] = waited / max(now - logged_at, 1e-9)
+                logged, logged_at, waited = step, now, 0.0
+                if journal is not None:
+                    journal.write(step, metrics)
+            if time.perf_counter() - saved >= place.checkpoint_seconds and step < total:
+                check_finite(float(loss), step)
+                save()
+                saved = time.perf_counter()
+        if start < total:
+            save()
+    finally:
+        if journal is not None:
+            journal.close()
+    return FitResult(total, total - start, time.perf_counter() - began, metrics)
+
+
+def step_once(
+    module: nn.Module, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer, precision: Precision, world: World
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One optimiser step; returns the detached loss and terms, with `grad_norm` added."""
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        loss, terms = module(batch)
+    loss.backward()
+    norms = [p.grad.norm() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    terms = {**terms, "grad_norm": torch.linalg.vector_norm(torch.stack(norms))}
+    optimizer.step()
+    return loss.detach(), terms

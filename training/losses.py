@@ -1,0 +1,37 @@
+"""NT-Xent, the normalised temperature-scaled cross entropy of SimCLR (Chen et al. 2020, arXiv 2002.05709, eq. 1)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """Symmetric contrastive loss of the pairs (a[i], b[i]): a scalar in nats.
+
+    `a`, `b`: (B, D) floats, B ≥ 2, not normalised. Rows are divided by their L2 norm (floor 1e-12); u are the rows of `a`,
+    then those of `b`. Each of the 2B rows has one positive, its partner, and 2(B−1) negatives, from both sides:
+
+        L = −1/(2B) Σᵢ log( exp(uᵢ·u₍ₚᵢ₎/τ) / Σ_{m≠i} exp(uᵢ·uₘ/τ) )
+
+    Computed in float64 if an argument is, otherwise in float32, under autocast too.
+    Raises ValueError for other shapes, for no negatives (B < 2), and for τ that is not positive and finite; TypeError for integers.
+    """
+    if a.ndim != 2 or a.shape != b.shape:
+        raise ValueError(f"nt_xent needs two tensors of one shape (B, D), got {tuple(a.shape)} and {tuple(b.shape)}")
+    if not (a.is_floating_point() and b.is_floating_point()):
+        raise TypeError(f"nt_xent needs floating-point tensors, got {a.dtype} and {b.dtype}")
+    pairs = a.shape[0]
+    if pairs < 2:
+        raise ValueError(f"nt_xent needs at least 2 pairs, got {pairs}: without negatives the loss is constant")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"nt_xent needs a positive finite temperature, got {temperature}")
+    # half-precision products would round a similarity of 1 at a temperature of 0.1 by up to 0.04 nats
+    dtype = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
+    with torch.autocast(device_type=a.device.type, enabled=False):
+        u = F.normalize(torch.cat((a.to(dtype), b.to(dtype))), dim=1, eps=1e-12)
+        logits = (u @ u.T) / temperature
+        itself = torch.eye(2 * pairs, dtype=torch.bool, device=u.device)
+        positive = torch.arange(2 * pairs, device=u.device).roll(pairs)
+        return F.cross_entropy(logits.masked_fill(itself, -torch.inf), positive)

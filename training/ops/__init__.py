@@ -1,0 +1,1 @@
+"""Operations on point clouds and batches that the encoders are made of."""

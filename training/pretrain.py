@@ -1,0 +1,106 @@
+"""Pretraining: an objective, an encoder and a dataset become an encoder on disk.
+
+FOLDER/ afterwards: journal.jsonl, checkpoints/, objective/ (all weights, for retrieval), encoder/ (the point encoder, see
+`training.encoder_file`), result.json (written last: its presence says that the training is finished).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.reader import Dataset
+from training import encoder_file
+from training.distributed import World, barrier
+from training.encoders import PointEncoderConfig
+from training.encoders.dgcnn import DGCNNConfig
+from training.files import FileError, check_folder, read_plain, read_tensors, write_folder
+from training.loop import FitConfig, Place, TrainingError, fit
+from training.objectives import CrossPoint, ObjectiveConfig, build
+from training.objectives.crosspoint import CrossPointConfig, prepare
+
+
+class PretrainConfig(BaseModel):
+    """One pretraining as a value: what is trained, on which split, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: PointEncoderConfig = DGCNNConfig()
+    objective: ObjectiveConfig = CrossPointConfig()
+    fit: FitConfig = FitConfig()
+    split: str = "train"
+
+
+def fresh(config: PretrainConfig) -> CrossPoint:
+    """The objective's module with random weights from the configuration's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.fit.seed)
+        return build(config.objective, config.encoder)
+
+
+def pretrain(config: PretrainConfig, dataset: Dataset, folder: Path, world: World, place: Place) -> dict[str, Any]:
+    """Trains, or goes on with, the training in `folder` and returns what result.json holds. Raises as `training.loop.fit` does."""
+    result_path = folder / "result.json"
+    identity = {"config": config.model_dump(mode="json"), "dataset": dataset.fingerprint}
+    indices = dataset.indices(config.split)
+    if not len(indices):
+        raise TrainingError(f"The dataset {dataset.uri} has no finished sample in the split {config.split!r}: name another split.")
+    module = fresh(config)
+    began = time.time()
+    done = fit(
+        module,
+        functools.partial(_prepare, config.objective, dataset, config.fit.seed),
+        indices,
+        config.fit,
+        folder,
+        identity,
+        world,
+        place,
+    )
+    if world.leads:
+        provenance = {"weights": "pretrained", **identity, "steps": done.steps}
+        mark = encoder_file.save(folder / "encoder", module.encoder, config.encoder, provenance)
+        write_folder(folder / "objective", {"objective": module.state_dict()}, {"objective": identity})
+        parameters = {name: sum(p.numel() for p in child.parameters()) for name, child in module.named_children()}
+        result = {
+            **identity,
+            "encoder_fingerprint": mark,
+            "steps": done.steps,
+            "steps_this_run": done.steps_here,
+            "seconds_this_run": round(done.seconds, 3),
+            "started": began,
+            "steps_per_second": done.steps_here / done.seconds if done.steps_here else None,
+            "workers": world.size,
+            "device": str(world.device),
+            "objects": len(indices),
+            "parameters": parameters,
+            "metrics": done.metrics,
+        }
+        part = result_path.with_suffix(".part")
+        part.write_text(json.dumps(result, indent=1) + "\n")
+        part.rename(result_path)
+    barrier()
+    loaded: dict[str, Any] = json.loads(result_path.read_text())
+    return loaded
+
+
+def load_objective(folder: Path) -> CrossPoint:
+    """The trained objective of a finished pretraining in eval mode, for embeddings of points and images. Raises FileError."""
+    check_folder(folder / "objective")
+    record = read_plain(folder / "objective", "objective")
+    module = fresh(PretrainConfig.model_validate(record["config"]))
+    try:
+        module.load_state_dict(read_tensors(folder / "objective", "objective"))
+    except RuntimeError as error:
+        raise FileError(f"The weights in {folder / 'objective'} do not fit the configuration beside them: train again.") from error
+    return module.eval()
+
+
+def _prepare(objective: CrossPointConfig, dataset: Dataset, seed: int, index: int, epoch: int) -> Any:
+    return prepare(objective, dataset, index, seed, epoch)
