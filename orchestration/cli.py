@@ -166,9 +166,12 @@ def generate(
     from pipeline.recipe import Recipe
 
     summary = make(load_yaml(recipe, Recipe, overrides or ()), to, workers=workers, address=address)
-    typer.echo(summary.text())
+    if summary.assets_made:
+        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in summary.shares.items())
+        say(f"{summary.images_per_s:,.0f} images/s, {summary.assets_per_s:,.1f} samples/s; of the workers' time: {shares}")
+    typer.echo(f"{summary.samples} samples in {to}, fingerprint {summary.fingerprint[:12]}")
     typer.echo(f"next: crossloom gallery {to}")
-    fail_with(summary.failed, to)
+    fail_with(summary.reasons, to)
 
 
 @app.command()

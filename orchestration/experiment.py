@@ -57,7 +57,7 @@ def stages(experiment: Experiment, render_progress: bool = True) -> list[Stage]:
             train, judge = f"pretrain/{arm}/s{seed}", f"evaluate/{arm}/s{seed}"
             found.append(Stage(train, "pretrain", seeded.model_dump(mode="json"), ("dataset",), _pretrain(seeded, experiment.launch)))
             inputs = experiment.evaluate.model_dump(mode="json")
-            found.append(Stage(judge, "evaluate", inputs, ("dataset", train), _evaluate(experiment, train, seeded)))
+            found.append(Stage(judge, "evaluate", inputs, ("dataset", train), _evaluate(experiment, train)))
             evaluations.append(judge)
     needs = tuple(stage.name for stage in found)
     found.append(Stage("report", "report", {"name": experiment.name}, needs, _report(experiment)))
@@ -79,13 +79,13 @@ def _dataset(experiment: Experiment, progress: bool) -> Callable[[Path, Mapping[
         summary = generate(experiment.data, uri, workers=experiment.workers, progress=progress, address=experiment.launch.address)
         dataset = Dataset.open(uri)
         if not len(dataset):
-            raise StageError(f"None of the {sum(summary.failed.values())} assets became a sample: see `crossloom status {uri}`.")
+            raise StageError(f"None of the {summary.failed} assets became a sample: see `crossloom status {uri}`.")
         return {
             "uri": uri,
             "fingerprint": dataset.fingerprint,
             "samples": len(dataset),
-            "failed": dict(summary.failed),
-            "throughput": summary.throughput,
+            "failed": summary.reasons,
+            "throughput": {"images_per_s": summary.images_per_s, "assets_per_s": summary.assets_per_s, "shares": summary.shares},
         }
 
     return run
@@ -99,11 +99,11 @@ def _pretrain(config: PretrainConfig, launch: Launch) -> Callable[[Path, Mapping
     return run
 
 
-def _evaluate(experiment: Experiment, train: str, config: PretrainConfig) -> Callable[[Path, Mapping[str, Outcome]], dict[str, Any]]:
+def _evaluate(experiment: Experiment, train: str) -> Callable[[Path, Mapping[str, Outcome]], dict[str, Any]]:
     def run(folder: Path, needs: Mapping[str, Outcome]) -> dict[str, Any]:
         from orchestration.judge import judge
 
-        return judge(folder, needs[train].folder, needs["dataset"].outputs["uri"], config, experiment.evaluate)
+        return judge(folder, needs[train].folder, needs["dataset"].outputs["uri"], experiment.evaluate)
 
     return run
 

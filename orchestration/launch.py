@@ -7,6 +7,7 @@ process group and starts them anew when one dies, and the training goes on from 
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +52,7 @@ def _with_ray(config: PretrainConfig, dataset_uri: str, folder: Path, launch: La
     from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from pipeline.cluster import ray_session
+    from pipeline.ray_workers import session
 
     folder = folder.resolve()
     if "://" not in dataset_uri:
@@ -66,7 +67,7 @@ def _with_ray(config: PretrainConfig, dataset_uri: str, folder: Path, launch: La
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     failed = folder / "error.json"
     failed.unlink(missing_ok=True)
-    with ray_session(launch.address, cpus=launch.workers * launch.cpus):
+    with session(math.ceil(launch.workers * launch.cpus), launch.address):
         needed = {"GPU": float(launch.workers)} if launch.gpu else {"CPU": launch.workers * launch.cpus}
         for name, amount in needed.items():
             there = ray.cluster_resources().get(name, 0.0)
@@ -104,7 +105,8 @@ def _worker(task: dict[str, Any]) -> None:
     """One Ray Train worker. An error that trying again would repeat is written down and ends the worker quietly."""
     import ray.train
 
-    from pipeline.reader import Dataset, DatasetError
+    from pipeline.dataset import DatasetError
+    from pipeline.reader import Dataset
     from training.distributed import current_world
     from training.files import FileError
     from training.loop import TrainingError

@@ -63,7 +63,9 @@ def card(uri: str) -> str:
         _table(["reason of failure", "assets"], [[name, f"{count:,}"] for name, count in reasons.most_common()])
         if reasons
         else "Every asset of the plan became a sample.",
-        _table(["quality flag", "assets"], [[name, f"{count:,}"] for name, count in flags.most_common()]) if flags else "No asset carries a flag.",
+        _table(["quality flag", "assets"], [[name, f"{count:,}"] for name, count in flags.most_common()])
+        if flags
+        else "No asset carries a flag.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

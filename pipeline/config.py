@@ -55,6 +55,14 @@ def load_yaml(path: str | Path, model: type[Model], overrides: Sequence[str] = (
         raise ConfigError(_sentence(error, model, str(path), lines, set_by)) from None
 
 
+def checked(model: type[Model], data: dict[str, Any], where: str) -> Model:
+    """The values as a `model`. Raises ConfigError that names `where` they come from."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, model, where, {}, {})) from None
+
+
 class _DuplicateKeyError(Exception):
     pass
 

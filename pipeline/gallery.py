@@ -1,4 +1,4 @@
-"""A page to look at a dataset: samples as turning clouds beside their views, what failed and why, what was flagged. One file, no network."""
+"""A page to look at a dataset: samples as turning clouds beside their views, what failed and why, what was flagged. One file."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def write_gallery(uri: str, to: Path, *, limit: int = 60, seed: int = 0) -> Path
     shown = choose(dataset, limit, seed)
     allowed = _BYTES / max(1, len(shown))
     pairs = [page.load_pair(dataset, index, bytes_allowed=allowed, seed=seed) for index in shown]
+    pairs.sort(key=lambda pair: pair.cls)
     rows = _rows(uri)
     text = (
         page.environment()
@@ -66,7 +67,7 @@ def write_gallery(uri: str, to: Path, *, limit: int = 60, seed: int = 0) -> Path
 
 
 def choose(dataset: Dataset, limit: int, seed: int) -> list[int]:
-    """Numbers of at most `limit` samples, ascending: the first of each flag, then turn by turn one of each split and class, drawn by seed."""
+    """Numbers of at most `limit` samples, ascending: the first of each flag, then in turn one of each class and split, drawn by seed."""
     flagged: dict[str, int] = {}
     for index, flags in enumerate(dataset.table["flags"].to_pylist()):
         for flag in flags:
@@ -128,7 +129,7 @@ def _layers(dataset: Dataset) -> dict[str, list[tuple[str, str]]]:
     """What there is to choose from beside colour: (value, words) for views and for clouds."""
     recipe = dataset.info["recipe"]
     views = [("color", "colour"), *((name, name) for name in ("depth", "mask") if recipe["views"][name])]
-    clouds = [(name, words) for name, words in (("colors", "colours"), ("normals", "normals"), ("parts", "parts")) if recipe["points"][name]]
+    clouds = [(name, "colours" if name == "colors" else name) for name in ("colors", "normals", "parts") if recipe["points"][name]]
     return {"views": views, "clouds": [*clouds, ("plain", "plain")]}
 
 

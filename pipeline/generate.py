@@ -21,7 +21,7 @@ from pipeline.worker import STAGES, ShardResult, in_process, make_shard, open_re
 
 @dataclass
 class Summary:
-    """What a run of `generate` did. samples, failed and reasons are of the whole dataset, the rest of this run.
+    """What a run of `generate` did. samples and failed (by reason) are of the whole dataset, the rest of this run.
 
     wall_s is the run's own time, start_s that part of it before the first worker was ready; busy_s and, by stage, seconds are sums over
     the workers, so that assets_made / busy_s is the rate of one. log has the last words of child processes that assets ended.
@@ -29,8 +29,7 @@ class Summary:
 
     uri: str
     samples: int
-    failed: int
-    reasons: dict[str, int]
+    failed: dict[str, int]
     fingerprint: str
     left_out: dict[str, int]
     shards_made: int = 0
@@ -60,6 +59,33 @@ class Summary:
             return {}
         shares = {stage: self.seconds.get(stage, 0.0) / self.busy_s for stage in STAGES}
         return shares | {"other": 1.0 - sum(shares.values())}
+
+    @property
+    def throughput(self) -> dict[str, float]:
+        """Assets and images a second of this run once its workers were up; "…_per_core_s" of one worker at work; shares of the stages."""
+        if not self.busy_s:
+            return {}
+        rates = {
+            "assets_per_s": self.assets_per_s,
+            "images_per_s": self.images_per_s,
+            "assets_per_core_s": self.assets_made / self.busy_s,
+            "images_per_core_s": self.images_made / self.busy_s,
+        }
+        return rates | {f"share_{stage}": share for stage, share in self.shares.items()}
+
+    def text(self) -> str:
+        """The run in a few lines."""
+        left_out = "".join(f", {count} left out ({rule})" for rule, count in self.left_out.items())
+        lines = [f"{self.uri}: {self.samples} samples{left_out}; fingerprint {self.fingerprint[:16]}"]
+        if self.assets_made:
+            found = f", {self.shards_found} were there" if self.shards_found else ""
+            size = f"{self.bytes_made / 2**20:.1f} MiB"
+            lines.append(f"{self.shards_made} shards made ({size}){found} in {self.wall_s:.1f} s, {self.start_s:.1f} s of it to start")
+            rate = f"{self.images_per_s:,.0f} images/s, {self.assets_per_s:,.1f} assets/s with {max(1, self.workers)} worker(s)"
+            lines.append(f"{rate}: " + ", ".join(f"{stage} {share:.0%}" for stage, share in self.shares.items()))
+        else:
+            lines.append(f"nothing to do: all {self.shards_found} shards were there")
+        return "\n".join(lines + self.log)
 
 
 def generate(
@@ -91,7 +117,7 @@ def generate(
         done = _finished(store, plan)
         missing = [shard for shard in plan.starts if shard not in done]
         results = _make(store, recipe, plan, missing, workers, address, isolate, entry)
-        total = Summary(store.uri, 0, 0, {}, "", plan.left_out, shards_found=len(done), workers=workers, seconds=dict.fromkeys(STAGES, 0.0))
+        total = Summary(store.uri, 0, {}, "", plan.left_out, shards_found=len(done), workers=workers, seconds=dict.fromkeys(STAGES, 0.0))
         with _bar(progress, plan, done) as advance:
             for result in results:
                 if result is None:
@@ -101,7 +127,7 @@ def generate(
                     advance(result)
         info = dataset.finish(store, info, manifest.read_all(store))
     counts = info["counts"]
-    total.samples, total.failed, total.reasons = counts["samples"], counts["failed"], counts["reasons"]
+    total.samples, total.failed = counts["samples"], counts["reasons"]
     total.fingerprint = info["fingerprint"]
     total.wall_s = time.perf_counter() - begin
     return total

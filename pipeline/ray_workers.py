@@ -24,17 +24,19 @@ from pipeline.worker import ShardResult, make_shard
 
 ATTEMPTS = 3
 _START_S = 600.0
-_OBJECT_STORE = 100 * 2**20
+_OBJECT_STORE = 256 * 2**20
 
 
 @contextmanager
 def session(workers: int, address: str | None) -> Iterator[None]:
     """Ray for the time of the block: the one that runs in this process already, the cluster at `address`, or a small one of our own.
 
-    Our own listens on this machine with a token that only our processes know, and has no dashboard. Raises WorkerError.
+    Our own has at least `workers` CPUs and as many as there are, listens on loopback with a token that only our processes know, and has
+    no dashboard. Raises WorkerError.
     """
     # Ray reads how it authenticates when it is imported, so this comes before; who imported it earlier has decided already.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a task without a GPU must not see one
     if address is None and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
@@ -42,12 +44,12 @@ def session(workers: int, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    here: dict[str, Any] = {}
+    if address is None:
+        cpus = max(workers, os.cpu_count() or 1)
+        here = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE, "_node_ip_address": "127.0.0.1"}
     try:
-        if address is None:
-            ray.init(address="local", num_cpus=workers, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
-        else:
-            ray.init(address=address, **quiet)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         where = f"Ray at {address} cannot be reached" if address else "Ray does not start on this machine"
         raise WorkerError(f"{where} ({' '.join(str(error).split())[:200]}); check it, or use 0 workers, which needs no Ray.") from error

@@ -19,7 +19,7 @@ _PICTURES = {"views": ("v", ".png"), "depths": ("d", ".png"), "masks": ("m", ".p
 
 
 def stats(uri: str) -> list[dict[str, Any]]:
-    """A row per split and one of all: samples, failed and flagged assets, classes, members, bytes of the members, points, kinds of pictures.
+    """A row per split and one of all: samples, failed and flagged assets, classes, members and their bytes, points, pictures by kind.
 
     Works on an unfinished dataset too, for the shards that are there. Raises DatasetError.
     """

@@ -1,8 +1,8 @@
 """Which samples a triangle covers, and how near it is there: kernels on fixed-point vertices, exact in coverage.
 
-A pixel has four samples, at (±1, ±3) and (±3, ∓1) eighths of a pixel from its centre. Vertices are rounded to 2^-bits of a pixel; from there on
-coverage is integer arithmetic with the top-left rule, so triangles that share an edge share no sample and leave none out. 1/z is linear on the
-screen and decides by float32: larger is nearer, the first drawn wins among equals.
+A pixel has four samples, at (±1, ±3) and (±3, ∓1) eighths of a pixel from its centre. Vertices are rounded to a fraction of a pixel; from
+there on coverage is integer arithmetic with the top-left rule, so triangles that share an edge share no sample and leave none out. 1/z is
+linear on the screen and decides by float32: larger is nearer, the first drawn wins among equals.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from render.simd import any_lane, both_greater, clamp, constant16, float16lanes, int16lanes, load16, not_negative, store16, to_float
+from render.simd import any_lane, both_greater, clamp, constant16, float16lanes, int16lanes, kernel, load16, not_negative, store16, to_float
 
 GUARD_PX = 32
 CLIPPED = np.int32(-(2**31))
+
 
 def subpixel_bits(width: int, height: int) -> int:
     """Fractional bits of a vertex position such that every edge function at a sample fits 32 bits. ValueError above 4000 pixels a side."""
@@ -29,8 +29,8 @@ def subpixel_bits(width: int, height: int) -> int:
 
 
 class Samples(NamedTuple):
-    """inverse_z float32 and ids int32 (height · stride + 16,), four to a pixel, rows of `stride`, of which the last four pixels are overhang;
-    ids hold face + 1, 0 for none. box (4,) int64: first and last column, first and last row drawn to."""
+    """inverse_z float32 and ids int32 (height · stride + 16,), four to a pixel, in rows of `stride` with four pixels of overhang; ids hold
+    face + 1, 0 for none. box (4,) int64: first and last column, first and last row drawn to."""
 
     inverse_z: npt.NDArray[np.float32]
     ids: npt.NDArray[np.int32]
@@ -44,8 +44,8 @@ def empty_samples(width: int, height: int) -> Samples:
 
 
 class Projected(NamedTuple):
-    """Vertices in a view: homogeneous (V, 3) float64 = K·x_cam; x, y (V,) int32 fixed-point pixels, x CLIPPED before the near plane or beyond the
-    guard band; inverse_z (V,) float64. polygons (2, 10, 3) is room for clipping."""
+    """Vertices in a view: homogeneous (V, 3) float64 = K·x_cam; x, y (V,) int32 fixed-point pixels, x CLIPPED before the near plane or
+    beyond the guard band; inverse_z (V,) float64. polygons (2, 10, 3) is room for clipping."""
 
     homogeneous: npt.NDArray[np.float64]
     x: npt.NDArray[np.int32]
@@ -59,13 +59,13 @@ def room_for_vertices(count: int) -> Projected:
     return Projected(np.empty((count, 3)), np.empty(count, np.int32), np.empty(count, np.int32), np.empty(count), np.empty((2, 10, 3)))
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def stride(width):  # type: ignore[no-untyped-def]
     """Samples in a row, with room for the vector that begins at the last pixel."""
     return 4 * (width + 4)
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def project(vertices, P, near, width, height, one, out):  # type: ignore[no-untyped-def]
     """Vertices (V, 3) through P (3, 4) = K·[R t] into `out`; `one` is a pixel in fixed point."""
     low, high_x, high_y = -float(GUARD_PX), float(width + GUARD_PX), float(height + GUARD_PX)
@@ -78,7 +78,7 @@ def project(vertices, P, near, width, height, one, out):  # type: ignore[no-unty
         Y = p10 * x + p11 * y + p12 * z + p13
         Z = p20 * x + p21 * y + p22 * z + p23
         out.homogeneous[i, 0], out.homogeneous[i, 1], out.homogeneous[i, 2] = X, Y, Z
-        inverse = 1.0 / Z if Z >= near else 0.0
+        inverse = 1.0 / Z if near <= Z else 0.0
         u, v = X * inverse, Y * inverse
         out.inverse_z[i] = inverse
         if inverse > 0.0 and u >= low and u <= high_x and v >= low and v <= high_y:
@@ -87,7 +87,7 @@ def project(vertices, P, near, width, height, one, out):  # type: ignore[no-unty
             out.x[i] = CLIPPED
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def draw(faces, projected, near, width, height, shift, samples):  # type: ignore[no-untyped-def]
     """All faces (F, 3) into the samples. shift = subpixel bits − 3."""
     row = stride(width)
@@ -109,13 +109,13 @@ _X = constant16([8 * pixel + x for pixel in range(4) for x in (-1, 3, -3, 1)])
 _Y = constant16([y for _ in range(4) for y in (-3, -1, 1, 3)])
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def _reach(a, b):  # type: ignore[no-untyped-def]
     """The most that an edge function rises from the centre of a pixel to one of its samples."""
     return max(abs(a + 3 * b), abs(3 * a - b))
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def _triangle(x0, y0, w0, x1, y1, w1, x2, y2, w2, face, shift, width, height, row, zbuf, ids, box):  # type: ignore[no-untyped-def]
     """One triangle in fixed point with 1/z at its corners into the sample buffers."""
     area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
@@ -202,7 +202,7 @@ def _triangle(x0, y0, w0, x1, y1, w1, x2, y2, w2, face, shift, width, height, ro
         w += 8 * wy
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def _narrow(n0, n1, e, a, r):  # type: ignore[no-untyped-def]
     """n0 … n1 without the pixels where e + 8·a·n < 0; r = 1 / (8·a)."""
     if a > 0:
@@ -214,7 +214,7 @@ def _narrow(n0, n1, e, a, r):  # type: ignore[no-untyped-def]
     return n0, n1
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def _clipped_triangle(H, i0, i1, i2, polygons, face, near, shift, width, height, row, samples):  # type: ignore[no-untyped-def]
     """A triangle that reaches behind the near plane or beyond the guard band: what is left of it, as a fan."""
     low, high_x, high_y = -float(GUARD_PX), float(width + GUARD_PX), float(height + GUARD_PX)
@@ -243,7 +243,7 @@ def _clipped_triangle(H, i0, i1, i2, polygons, face, near, shift, width, height,
         )  # fmt: skip
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def _clip(polygon, count, out, a, b, c, d):  # type: ignore[no-untyped-def]
     """The part of a polygon of homogeneous points where a·X + b·Y + c·Z + d ≥ 0 (Sutherland and Hodgman 1974).
 

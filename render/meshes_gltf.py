@@ -235,7 +235,12 @@ def _piece(file: _File, primitive: Json, mode: int, weights: list[float]) -> _Pi
     for weight, target in zip(weights, primitive.get("targets", []), strict=False):
         if weight and "POSITION" in target:
             vertices = vertices + weight * _accessor(file, target["POSITION"])
-    corners = _accessor(file, primitive["indices"])[:, 0].astype(np.int64) if "indices" in primitive else np.arange(len(vertices))
+    corners = np.arange(len(vertices))
+    if "indices" in primitive:
+        indices = _accessor(file, primitive["indices"])
+        if indices.dtype.kind != "u" or indices.shape[1] != 1:
+            raise ValueError("indices that are no unsigned integers")
+        corners = indices[:, 0].astype(np.int64)
     if len(corners) and corners.max() >= len(vertices):
         raise MeshError("unreadable", f"{file.path}: a face names a vertex that does not exist; export it again.")
     material = primitive.get("material", -1)

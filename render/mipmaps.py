@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from render.meshes import Material
+from render.simd import kernel
 
 _LEVELS = 16
 _MODES = {"repeat": 0, "clamp": 1, "mirror": 2}
@@ -39,7 +39,13 @@ def mipmaps(materials: Sequence[Material]) -> tuple[Mipmaps, npt.NDArray[np.int3
                 found.append(material)
             which[i] = number[key]
     n = len(found)
-    table = Mipmaps(np.empty((0, 4), np.uint8), np.zeros((n, _LEVELS), np.int64), np.zeros((n, 2), np.int64), np.zeros(n, np.int64), np.zeros((n, 2), np.int64))
+    table = Mipmaps(
+        np.empty((0, 4), np.uint8),
+        np.zeros((n, _LEVELS), np.int64),
+        np.zeros((n, 2), np.int64),
+        np.zeros(n, np.int64),
+        np.zeros((n, 2), np.int64),
+    )
     total = 0
     for t, material in enumerate(found):
         assert material.texture is not None
@@ -61,7 +67,7 @@ def mipmaps(materials: Sequence[Material]) -> tuple[Mipmaps, npt.NDArray[np.int3
     return table._replace(texels=texels), which
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def build_levels(table, to_linear, to_srgb):  # type: ignore[no-untyped-def]
     """Each level from the one before, four texels to one in linear light; the last row or column of an odd size is left out."""
     scale = np.float32(0.25 * (to_srgb.shape[0] - 1))
@@ -84,7 +90,7 @@ def build_levels(table, to_linear, to_srgb):  # type: ignore[no-untyped-def]
             width, height = w, h
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def _wrap(i, n, mode):  # type: ignore[no-untyped-def]
     if i >= 0 and i < n:
         return i
@@ -96,7 +102,7 @@ def _wrap(i, n, mode):  # type: ignore[no-untyped-def]
     return i if i < n else 2 * n - 1 - i
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def sample(table, t, u, v, ux, uy, vx, vy, to_linear):  # type: ignore[no-untyped-def]
     """Linear colour of texture t at (u, v); the derivatives by the pixel's x and y choose the mip level."""
     w, h = table.size[t, 0], table.size[t, 1]

@@ -1,8 +1,7 @@
 """The renderer on OpenGL, by pyrender through EGL, or OSMesa where there is no EGL: for GPUs, and as a second opinion on `render.raster`.
 
 Colours are pyrender's: its gamma is a power of 2.2 and four samples a pixel are averaged after it, so they look like the rasteriser's
-without being equal. A pixel belongs to the mask where at least two samples are covered. Depth and face numbers come from a pass of our own
-at the pixels' centres (`render.opengl_faces`); where that misses a pixel of the mask, they are a neighbour's or, if none has any, a sample's.
+without being equal. Mask, depth and face numbers come from a pass of our own, `render.opengl_faces`.
 
 One context serves the process for its life, in the thread that made it: deleting one would end all others, and none survives a fork.
 """
@@ -29,8 +28,6 @@ from render.views import Style, Views
 _SOFTWARE = ("llvmpipe", "softpipe", "swrast", "swiftshader", "software")
 _EGL_CUDA_DEVICE_NV = 0x323A
 _MAX_LIGHTS = 4
-# Where drivers put four samples, in pixels from the centre.
-_SAMPLES = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
 _TO_OPENGL_AXES = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -143,7 +140,7 @@ def _choose_device(cuda_device: int | None, require_hardware: bool) -> None:
 
 
 class OpenGLRenderer:
-    """See `render.views.Renderer`. With require_hardware a software driver is an error; cuda_device picks the EGL device of that CUDA device.
+    """See `render.views.Renderer`. With require_hardware a software driver is an error; cuda_device picks that CUDA device's EGL device.
 
     The first renderer of a process makes the context that all later ones share. Raises RenderError.
     """
@@ -157,7 +154,8 @@ class OpenGLRenderer:
         self._context = _context
         if require_hardware and any(word in _context.gl_renderer.lower() for word in _SOFTWARE):
             raise RenderError(
-                f"A GPU was asked for, but OpenGL draws in software ({_context.gl_renderer}); install the GPU's driver or use the renderer raster."
+                f"A GPU was asked for, but OpenGL draws in software ({_context.gl_renderer}); "
+                "install the GPU's driver or use the renderer raster."
             )
         version = importlib.metadata.version("pyrender2")
         self.description = f"opengl: pyrender2 {version}, {_context.platform}, {_context.gl_renderer}, OpenGL {_context.gl_version}"
@@ -199,18 +197,8 @@ class OpenGLRenderer:
                 scene.set_pose(node, pose @ light_pose)
             flags = pyrender.RenderFlags.RGBA | pyrender.RenderFlags.SKIP_CULL_FACES
             color[view] = renderer.render(scene, flags=flags)[0][::-1]
-        depth, ids = self._context.faces.draw(triangles, cameras)
-        mask = color[..., 3] >= 128
-        lacking = _fill_from_neighbours(mask, depth, ids)
-        for offset in _SAMPLES:
-            if lacking.any():
-                other_depth, other_ids = self._context.faces.draw(triangles, cameras, offset)
-                depth[lacking], ids[lacking] = other_depth[lacking], other_ids[lacking]
-                lacking &= ids < 0
-        mask &= ~lacking
-        depth[~mask] = 0
-        ids[~mask] = -1
-        return Views(color, depth, mask, ids)
+        depth, face_ids, mask = self._context.faces.draw(triangles, cameras)
+        return Views(color, depth, mask, face_ids)
 
 
 def _pyrender_mesh(pyrender: Any, mesh: Mesh) -> Any:
@@ -293,18 +281,3 @@ def _pointing(direction: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _linear(srgb: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Linear light of sRGB values, 0 to 1; alpha is passed through the same curve and not used."""
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-
-
-def _fill_from_neighbours(mask: npt.NDArray[np.bool_], depth: npt.NDArray[np.float32], ids: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-    """Gives pixels of the mask without a face the depth and face of a neighbour that has one, and returns where none has."""
-    known = ids >= 0
-    lacking = mask & ~known
-    for row, column in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
-        view, y, x = np.nonzero(lacking)
-        inside = (y + row >= 0) & (y + row < mask.shape[1]) & (x + column >= 0) & (x + column < mask.shape[2])
-        view, y, x = view[inside], y[inside], x[inside]
-        there = known[view, y + row, x + column]
-        view, y, x = view[there], y[there], x[there]
-        depth[view, y, x], ids[view, y, x] = depth[view, y + row, x + column], ids[view, y + row, x + column]
-        lacking[view, y, x] = False
-    return lacking

@@ -1,4 +1,5 @@
-"""Depth and face numbers at the pixels' centres, by OpenGL: one sample, triangles numbered by the hardware (gl_PrimitiveID)."""
+"""Depth, mask and face numbers by OpenGL: the mesh is drawn once for each of a pixel's four samples, into a buffer of integers that the
+hardware numbers (gl_PrimitiveID), since samples of one drawing cannot be read one by one."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ import numpy.typing as npt
 
 from render.cameras import Cameras
 
+# Where drivers put four samples, in pixels from the centre, rows counted from the top.
+SAMPLES = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
 _VERTEX = """#version 330 core
 layout(location = 0) in vec3 position;
 uniform mat4 transform;
@@ -42,12 +45,37 @@ class FacePass:
         GL.glBindVertexArray(0)
 
     def draw(
-        self, triangles: npt.NDArray[np.float64], cameras: Cameras, offset: tuple[float, float] = (0.0, 0.0)
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """Depth (V, H, W) float32 and number (V, H, W) int32 of the nearest of the triangles with corners (3 F, 3); 0 and −1 for none.
+        self, triangles: npt.NDArray[np.float64], cameras: Cameras
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Depth (V, H, W) float32, face (V, H, W) int32 and mask (V, H, W) of triangles with corners (3 F, 3).
 
-        offset, in pixels, is where in a pixel to look, from its centre.
+        A pixel is in the mask where two of its samples are covered; its face is the one that most of its samples see, the nearest among
+        equals, and its depth the harmonic mean over these, which is the depth at the centre of a whole pixel.
         """
+        GL = self._gl
+        self._prepare(triangles, cameras)
+        shape = (len(cameras.K), cameras.height, cameras.width)
+        depth, face, mask = np.empty(shape, np.float32), np.empty(shape, np.int32), np.empty(shape, np.bool_)
+        ids = np.empty((len(SAMPLES), *shape[1:]), np.int32)
+        buffer = np.empty((len(SAMPLES), *shape[1:]), np.float32)
+        for view in range(shape[0]):
+            near, far = depth_range(cameras, view, triangles)
+            for sample, offset in enumerate(SAMPLES):
+                matrix = _projection(cameras, view, near, far, offset) @ cameras.world_to_camera[view]
+                GL.glUniformMatrix4fv(self._transform, 1, GL.GL_TRUE, matrix.astype(np.float32))
+                GL.glClearBufferiv(GL.GL_COLOR, 0, np.array([-1, 0, 0, 0], np.int32))
+                GL.glClear(GL.GL_DEPTH_BUFFER_BIT)
+                GL.glDrawArrays(GL.GL_TRIANGLES, 0, len(triangles))
+                GL.glReadPixels(0, 0, shape[2], shape[1], GL.GL_RED_INTEGER, GL.GL_INT, ids[sample])
+                GL.glReadPixels(0, 0, shape[2], shape[1], GL.GL_DEPTH_COMPONENT, GL.GL_FLOAT, buffer[sample])
+            nearness = np.where(ids >= 0, (far - buffer.astype(np.float64) * (far - near)) / (near * far), 0)
+            depth[view], face[view], mask[view] = resolve(ids, nearness)
+        GL.glBindVertexArray(0)
+        GL.glUseProgram(0)
+        GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, 0)
+        return depth, face, mask
+
+    def _prepare(self, triangles: npt.NDArray[np.float64], cameras: Cameras) -> None:
         GL = self._gl
         height, width = cameras.height, cameras.width
         GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, self._frame)
@@ -73,22 +101,28 @@ class FacePass:
         GL.glBufferData(GL.GL_ARRAY_BUFFER, corners.nbytes, corners, GL.GL_STREAM_DRAW)
         GL.glVertexAttribPointer(0, 3, GL.GL_FLOAT, GL.GL_FALSE, 12, ctypes.c_void_p(0))
         GL.glEnableVertexAttribArray(0)
-        ids = np.empty((len(cameras.K), height, width), np.int32)
-        depth = np.empty((len(cameras.K), height, width), np.float32)
-        for view in range(len(cameras.K)):
-            near, far = depth_range(cameras, view, triangles)
-            matrix = _projection(cameras, view, near, far, offset) @ cameras.world_to_camera[view]
-            GL.glUniformMatrix4fv(self._transform, 1, GL.GL_TRUE, matrix.astype(np.float32))
-            GL.glClearBufferiv(GL.GL_COLOR, 0, np.array([-1, 0, 0, 0], np.int32))
-            GL.glClear(GL.GL_DEPTH_BUFFER_BIT)
-            GL.glDrawArrays(GL.GL_TRIANGLES, 0, len(corners))
-            GL.glReadPixels(0, 0, width, height, GL.GL_RED_INTEGER, GL.GL_INT, ids[view])
-            GL.glReadPixels(0, 0, width, height, GL.GL_DEPTH_COMPONENT, GL.GL_FLOAT, depth[view])
-            depth[view] = np.where(ids[view] >= 0, near * far / (far - depth[view].astype(np.float64) * (far - near)), 0)
-        GL.glBindVertexArray(0)
-        GL.glUseProgram(0)
-        GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, 0)
-        return depth, ids
+
+
+def resolve(
+    ids: npt.NDArray[np.int32], nearness: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """Depth, face and mask (H, W) of samples' faces (4, H, W) and inverse depths (4, H, W), as `FacePass.draw` says."""
+    face = ids[0].copy()
+    mask = face >= 0
+    depth = np.divide(len(ids), nearness.sum(axis=0), out=np.zeros(face.shape), where=mask)
+    mixed = np.nonzero((ids != ids[0]).any(axis=0))
+    some, near = ids[(slice(None), *mixed)], nearness[(slice(None), *mixed)]
+    same = some[:, None] == some[None]
+    count = np.where(some >= 0, same.sum(axis=1), 0)
+    total = (same * near[None]).sum(axis=1)
+    # Nearness breaks ties between faces; scaled below 1 it never outweighs a sample.
+    best = (count + total / (1 + total.max(initial=0))).argmax(axis=0)[None]
+    covered = (some >= 0).sum(axis=0) >= 2
+    mask[mixed] = covered
+    face[mixed] = np.where(covered, np.take_along_axis(some, best, 0)[0], -1)
+    chosen = np.take_along_axis(count, best, 0)[0] / np.maximum(np.take_along_axis(total, best, 0)[0], 1e-300)
+    depth[mixed] = np.where(covered, chosen, 0)
+    return depth.astype(np.float32), face, mask
 
 
 def depth_range(cameras: Cameras, view: int, points: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 """The renderer for the CPU: a z-buffer with four samples a pixel, face numbers first, and only what is seen is shaded.
 
-For each view the vertices are projected and the faces drawn (`render.coverage`), which leaves a face number and 1/z at each sample, then the
-pixels are made from those (`render.shading`, `render.mipmaps`). All views of a mesh are one call of compiled code on one thread. Arithmetic is
-plain IEEE and integers, so the same input gives the same bytes on any machine. Everything is opaque: alpha of materials and texels is ignored.
+For each view the vertices are projected and the faces drawn (`render.coverage`), which leaves a face number and 1/z at each sample, then
+the pixels are made from those (`render.shading`, `render.mipmaps`). All views of a mesh are one call of compiled code on one thread.
+Arithmetic is plain IEEE and integers, so the same input gives the same bytes on any machine. Everything is opaque: the alpha of materials
+and texels is ignored.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from numba import njit
 
 from render import coverage, mipmaps, shading, simd
 from render.cameras import Cameras
-from render.coverage import Projected, Samples, draw, empty_samples, project, room_for_vertices, stride, subpixel_bits
+from render.coverage import Samples, draw, empty_samples, project, room_for_vertices, stride, subpixel_bits
 from render.meshes import Mesh
 from render.mipmaps import build_levels
-from render.shading import face_normals, linear_background, paint, resolve, room_for_faces, view_lights
+from render.paint import linear_background, paint, view_lights
+from render.shading import face_normals, resolve, room_for_faces
 from render.views import Style, Views
 
 
 def _compiled(sources: int) -> Any:
     """The kernel. Its cached machine code is keyed by the closure too, so that a change in any of the files that it is made of counts."""
 
-    @njit(cache=True, nogil=True, _nrt=False)
+    @njit(cache=True, **simd.OPTIONS)
     def render_views(vertices, faces, K, E, near, width, height, shift, look, lights, background, projected, samples, seen, P, out):  # type: ignore[no-untyped-def]
         _ = sources
         color, depth, mask, face_ids = out
@@ -73,6 +75,7 @@ class RasterRenderer:
 
         NaN vertices and faces without area draw nothing; light above white is cut off, for each face before samples are averaged.
         """
+        _check(mesh)
         count, width, height = len(cameras.K), cameras.width, cameras.height
         shift = subpixel_bits(width, height) - 3
         look = paint(mesh)
@@ -96,6 +99,16 @@ class RasterRenderer:
             (color.reshape(count, -1), depth.reshape(count, -1), mask.reshape(count, -1), face_ids.reshape(count, -1)),
         )
         return Views(color.view(np.uint8).reshape(count, height, width, 4), depth, mask, face_ids)
+
+
+def _check(mesh: Mesh) -> None:
+    """Compiled code looks at no bounds."""
+    faces, vertices = len(mesh.faces), len(mesh.vertices)
+    lengths = ((mesh.face_material, faces), (mesh.corner_uv, faces), (mesh.face_colors, faces), (mesh.vertex_colors, vertices))
+    if any(array is not None and len(array) != length for array, length in lengths):
+        raise ValueError("the mesh's arrays disagree in length: one row per face, or per vertex for vertex colours, is needed")
+    if faces and (mesh.faces.min() < 0 or mesh.faces.max() >= vertices):
+        raise ValueError(f"the mesh has {vertices} vertices, but a face names another; drop such faces with render.checks.check")
 
 
 def _samples(width: int, height: int) -> Samples:

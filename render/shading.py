@@ -1,4 +1,4 @@
-"""From the faces seen by the samples of a pixel to its colour, depth and face."""
+"""From the faces that a pixel's samples see to its colour, depth and face: kernels that shade what is seen, once."""
 
 from __future__ import annotations
 
@@ -6,60 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from render.cameras import Cameras
-from render.meshes import Mesh
-from render.mipmaps import Mipmaps, mipmaps, sample
-from render.simd import all_lanes, equal, float16lanes, int16lanes, load16, not_negative, store16
-from render.views import Style
+from render.mipmaps import sample
+from render.simd import all_lanes, equal, float16lanes, int16lanes, kernel, load16, not_negative, store16
 
-LINEAR_STEPS = 8191
 UNSEEN, FLAT, VARYING = np.uint8(0), np.uint8(1), np.uint8(2)
-_ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+_ZERO, _ONE, _HALF, _QUARTER = np.float32(0.0), np.float32(1.0), np.float32(0.5), np.float32(0.25)
 _U1, _U2, _U3 = np.uint64(1), np.uint64(2), np.uint64(3)
 
 
-def _decode(s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.where(s <= 0.04045, s / 12.92, ((s + 0.055) / 1.055) ** 2.4)
-
-
-def _encode(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.where(x <= 0.0031308, x * 12.92, 1.055 * x ** (1 / 2.4) - 0.055)
-
-
-TO_LINEAR: npt.NDArray[np.float32] = _decode(np.arange(256) / 255).astype(np.float32)
-TO_SRGB: npt.NDArray[np.uint8] = np.round(255 * _encode(np.arange(LINEAR_STEPS + 1) / LINEAR_STEPS)).astype(np.uint8)
-
-
-class Paint(NamedTuple):
-    """What a mesh looks like, as arrays for the kernels; colours linear."""
-
-    face_color: npt.NDArray[np.float32]
-    face_normal: npt.NDArray[np.float32]
-    face_texture: npt.NDArray[np.int32]
-    corner_uv: npt.NDArray[np.float32]
-    vertex_color: npt.NDArray[np.float32]
-    textures: Mipmaps
-    varying: bool
-    to_linear: npt.NDArray[np.float32]
-    to_srgb: npt.NDArray[np.uint8]
-
-
-@njit(nogil=True, _nrt=False)
-def face_normals(vertices, faces, out):  # type: ignore[no-untyped-def]
-    for f in range(faces.shape[0]):
-        i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
-        ax, ay, az = vertices[j, 0] - vertices[i, 0], vertices[j, 1] - vertices[i, 1], vertices[j, 2] - vertices[i, 2]
-        bx, by, bz = vertices[k, 0] - vertices[i, 0], vertices[k, 1] - vertices[i, 1], vertices[k, 2] - vertices[i, 2]
-        nx, ny, nz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
-        length = np.sqrt(nx * nx + ny * ny + nz * nz)
-        inverse = 1.0 / length if length > 0.0 else 0.0
-        out[f, 0], out[f, 1], out[f, 2] = nx * inverse, ny * inverse, nz * inverse
-
-
 class Seen(NamedTuple):
-    """Of each face + 1 (0 is the background), in the view at hand: state; lit (·, 3) linear colour; packed uint32 sRGB. attributes (F, 18)."""
+    """What is known in the view at hand. state, lit (·, 4) linear colour and packed uint32 sRGB are indexed by face + 1, 0 being the
+    background; attributes (F, 18) by face, and without rows where no colour varies."""
 
     state: npt.NDArray[np.uint8]
     lit: npt.NDArray[np.float32]
@@ -69,51 +27,34 @@ class Seen(NamedTuple):
 
 def room_for_faces(faces: int, varying: bool) -> Seen:
     """Arrays for so many faces, not filled."""
-    return Seen(
-        np.empty(faces + 1, np.uint8), np.empty((faces + 1, 4), np.float32), np.empty(faces + 1, np.uint32), np.empty((faces if varying else 0, 18))
-    )
+    n = faces + 1
+    return Seen(np.empty(n, np.uint8), np.empty((n, 4), np.float32), np.empty(n, np.uint32), np.empty((faces if varying else 0, 18)))
 
 
-def paint(mesh: Mesh) -> Paint:
-    normals = np.empty((len(mesh.faces), 3), np.float32)
-    base = _decode(np.stack([np.asarray(m.base_color[:3], np.float64) for m in mesh.materials])).astype(np.float32)
-    face_color = base[mesh.face_material]
-    vertex_color = np.zeros((0, 3), np.float32)
-    if mesh.vertex_colors is not None:
-        vertex_color = TO_LINEAR[mesh.vertex_colors[:, :3]]
-    elif mesh.face_colors is not None:
-        face_color = face_color * TO_LINEAR[mesh.face_colors[:, :3]]
-    textures, which = mipmaps(mesh.materials if mesh.corner_uv is not None else ())
-    face_texture = which[mesh.face_material] if len(which) else np.full(len(mesh.faces), -1, np.int32)
-    uv = mesh.corner_uv if mesh.corner_uv is not None else np.zeros((0, 3, 2), np.float32)
-    return Paint(
-        np.ascontiguousarray(face_color, np.float32), normals, face_texture,
-        np.ascontiguousarray(uv, np.float32), vertex_color, textures, bool(len(vertex_color) or (face_texture >= 0).any()), TO_LINEAR, TO_SRGB,
-    )  # fmt: skip
-
-
-def view_lights(cameras: Cameras, style: Style) -> npt.NDArray[np.float64]:
-    """(V, 1 + lights, 3): the ambient part in [v, 0, 0], then directions in world axes times their intensity."""
-    out = np.zeros((len(cameras.K), 1 + len(style.lights), 3))
-    out[:, 0, 0] = style.ambient
-    for n, light in enumerate(style.lights, 1):
-        d = np.asarray(light.direction, np.float64)
-        length = np.sqrt((d * d).sum())
-        d = d / (length if length > 0 else 1.0) * light.intensity
-        if light.frame == "camera":
-            R = cameras.world_to_camera[:, :3, :3]
-            out[:, n] = R[:, 0] * d[0] + R[:, 1] * d[1] + R[:, 2] * d[2]
+@kernel
+def face_normals(vertices, faces, out):  # type: ignore[no-untyped-def]
+    """Unit normals (F, 3) float32; 0 for a face without one."""
+    for f in range(faces.shape[0]):
+        i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+        ax, ay, az = vertices[j, 0] - vertices[i, 0], vertices[j, 1] - vertices[i, 1], vertices[j, 2] - vertices[i, 2]
+        bx, by, bz = vertices[k, 0] - vertices[i, 0], vertices[k, 1] - vertices[i, 1], vertices[k, 2] - vertices[i, 2]
+        nx, ny, nz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+        length = np.sqrt(nx * nx + ny * ny + nz * nz)
+        if length > 0.0 and length < np.inf:
+            out[f, 0], out[f, 1], out[f, 2] = nx / length, ny / length, nz / length
         else:
-            out[:, n] = d
-    return out
+            out[f, 0], out[f, 1], out[f, 2] = 0.0, 0.0, 0.0
 
 
-def linear_background(style: Style) -> npt.NDArray[np.float32]:
-    """(3,) linear."""
-    return _decode(np.asarray(style.background, np.float64)).astype(np.float32)
+@kernel
+def _unit(x):  # type: ignore[no-untyped-def]
+    """x brought into 0 … 1; NaN becomes 0, since the result is going to be an index."""
+    if not x > _ZERO:
+        return _ZERO
+    return x if x < _ONE else _ONE
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def _light_face(f, light, faces, H, p, seen):  # type: ignore[no-untyped-def]
     """First sight of face f in a view: FLAT with its colours, or VARYING with its attributes as functions of the pixel.
 
@@ -127,7 +68,7 @@ def _light_face(f, light, faces, H, p, seen):  # type: ignore[no-untyped-def]
     lit = seen.lit
     colored = p.vertex_color.shape[0] > 0
     if not (colored or p.face_texture[f] >= 0):
-        r, g, b = min(p.face_color[f, 0] * intensity, _ONE), min(p.face_color[f, 1] * intensity, _ONE), min(p.face_color[f, 2] * intensity, _ONE)
+        r, g, b = _unit(p.face_color[f, 0] * intensity), _unit(p.face_color[f, 1] * intensity), _unit(p.face_color[f, 2] * intensity)
         lit[f + 1, 0], lit[f + 1, 1], lit[f + 1, 2] = r, g, b
         seen.packed[f + 1] = _pack(r, g, b, 255, p.to_srgb)
         seen.state[f + 1] = FLAT
@@ -153,7 +94,7 @@ def _light_face(f, light, faces, H, p, seen):  # type: ignore[no-untyped-def]
                 out[f, 9 + 3 * n + c] = w0 * q[i, n] + w1 * q[j, n] + w2 * q[k, n]
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def _shade(f, x, y, p, seen):  # type: ignore[no-untyped-def]
     """Linear colour of a VARYING face at the pixel position (x, y)."""
     r, g, b = seen.lit[f + 1, 0], seen.lit[f + 1, 1], seen.lit[f + 1, 2]
@@ -174,20 +115,19 @@ def _shade(f, x, y, p, seen):  # type: ignore[no-untyped-def]
         r *= tr
         g *= tg
         b *= tb
-    return min(max(r, _ZERO), _ONE), min(max(g, _ZERO), _ONE), min(max(b, _ZERO), _ONE)
+    return _unit(r), _unit(g), _unit(b)
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def _pack(r, g, b, alpha, to_srgb):  # type: ignore[no-untyped-def]
-    steps = np.float32(LINEAR_STEPS)
-    half = np.float32(0.5)
-    red = np.uint32(to_srgb[np.uint32(r * steps + half)])
-    green = np.uint32(to_srgb[np.uint32(g * steps + half)])
-    blue = np.uint32(to_srgb[np.uint32(b * steps + half)])
+    steps = np.float32(to_srgb.shape[0] - 1)
+    red = np.uint32(to_srgb[np.uint32(r * steps + _HALF)])
+    green = np.uint32(to_srgb[np.uint32(g * steps + _HALF)])
+    blue = np.uint32(to_srgb[np.uint32(b * steps + _HALF)])
     return red | green << np.uint32(8) | blue << np.uint32(16) | np.uint32(alpha) << np.uint32(24)
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def resolve(faces, H, p, light, background, near, width, stride, samples, seen, color, depth, mask, face_ids):  # type: ignore[no-untyped-def]
     """Samples to pixels, and the samples cleared. color, depth, mask, face_ids (H·W,), the colour as uint32 of four bytes, red first.
 
@@ -257,8 +197,7 @@ def resolve(faces, H, p, light, background, near, width, stride, samples, seen, 
                         g += fg * count
                         b += fb * count
                 covered = (f0 > 0) + (f1 > 0) + (f2 > 0) + (f3 > 0)
-                quarter = np.float32(0.25)
-                color[i] = _pack(r * quarter, g * quarter, b * quarter, (covered * 255 + 2) // 4, p.to_srgb)
+                color[i] = _pack(r * _QUARTER, g * _QUARTER, b * _QUARTER, (covered * 255 + 2) // 4, p.to_srgb)
                 if covered >= 2:
                     f, z = _majority(f0, f1, f2, f3, z0, z1, z2, z3, 2.0 / near)
                     depth[i] = z
@@ -269,7 +208,7 @@ def resolve(faces, H, p, light, background, near, width, stride, samples, seen, 
             k += 16
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def _amid(f, f0, f1, f2, f3):  # type: ignore[no-untyped-def]
     """How many samples of a pixel see f, and their mean position from the centre, in pixels."""
     m0, m1, m2, m3 = np.int32(f0 == f), np.int32(f1 == f), np.int32(f2 == f), np.int32(f3 == f)
@@ -277,7 +216,7 @@ def _amid(f, f0, f1, f2, f3):  # type: ignore[no-untyped-def]
     return np.float32(n), (3 * m1 - m0 - 3 * m2 + m3) / (8.0 * n), (m2 - 3 * m0 - m1 + 3 * m3) / (8.0 * n)
 
 
-@njit(nogil=True, _nrt=False)
+@kernel
 def _majority(f0, f1, f2, f3, z0, z1, z2, z3, above):  # type: ignore[no-untyped-def]
     """The face (+ 1) of most samples, the nearest among equals, and its depth. `above` exceeds every 1/z."""
     e01, e02, e03, e12, e13, e23 = (f0 == f1), (f0 == f2), (f0 == f3), (f1 == f2), (f1 == f3), (f2 == f3)

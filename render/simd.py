@@ -11,12 +11,17 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
 from numba.extending import intrinsic, models, overload, register_model
 
+# Of the rasteriser's kernels: no reference counts, whose atomic increments took most of the time, so nothing in them allocates;
+# division by zero gives inf or NaN.
+OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False, "error_model": "numpy"}
+kernel: Any = njit(**OPTIONS)
+
+
+_intrinsic: Any = intrinsic
 LANES = 16
 
 
@@ -29,7 +34,11 @@ class Lanes(types.Type):  # type: ignore[misc]
 
 
 INT, FLOAT, BOOL = Lanes("int32"), Lanes("float32"), Lanes("bool")
-_IR = {"int32": ir.VectorType(ir.IntType(32), LANES), "float32": ir.VectorType(ir.FloatType(), LANES), "bool": ir.VectorType(ir.IntType(1), LANES)}
+_IR = {
+    "int32": ir.VectorType(ir.IntType(32), LANES),
+    "float32": ir.VectorType(ir.FloatType(), LANES),
+    "bool": ir.VectorType(ir.IntType(1), LANES),
+}
 
 
 @register_model(Lanes)
@@ -45,7 +54,7 @@ def _splat(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), indices)
 
 
-@intrinsic
+@_intrinsic
 def int16lanes(context, n):  # type: ignore[no-untyped-def]
     """Sixteen times n, of which the low 32 bits count."""
 
@@ -55,7 +64,7 @@ def int16lanes(context, n):  # type: ignore[no-untyped-def]
     return (INT(n), generate) if isinstance(n, types.Integer) else None
 
 
-@intrinsic
+@_intrinsic
 def float16lanes(context, x):  # type: ignore[no-untyped-def]
     """Sixteen times x, rounded to float32."""
 
@@ -68,7 +77,7 @@ def float16lanes(context, x):  # type: ignore[no-untyped-def]
 def constant16(values: list[int]) -> Any:
     """A kernel function without arguments that gives these sixteen integers."""
 
-    @intrinsic
+    @_intrinsic
     def constant(context):  # type: ignore[no-untyped-def]
         return INT(), lambda context, builder, signature, args: ir.Constant(_IR["int32"], values)
 
@@ -76,7 +85,7 @@ def constant16(values: list[int]) -> Any:
 
 
 def _binary(emit_int: str | None, emit_float: str | None) -> Any:
-    @intrinsic
+    @_intrinsic
     def operation(context, a, b):  # type: ignore[no-untyped-def]
         emit = emit_float if a == FLOAT else emit_int
         return a(a, b), lambda context, builder, signature, args: getattr(builder, emit)(*args)
@@ -102,31 +111,31 @@ def _overload_or(a, b):  # type: ignore[no-untyped-def]
     return (lambda a, b: _or(a, b)) if isinstance(a, Lanes) and a == b else None
 
 
-@intrinsic
+@_intrinsic
 def to_float(context, a):  # type: ignore[no-untyped-def]
     """Integer lanes as floats."""
     return FLOAT(a), lambda context, builder, signature, args: builder.sitofp(args[0], _IR["float32"])
 
 
-@intrinsic
+@_intrinsic
 def not_negative(context, a):  # type: ignore[no-untyped-def]
     """Which integer lanes are ≥ 0."""
     return BOOL(a), lambda context, builder, signature, args: builder.icmp_signed(">=", args[0], ir.Constant(_IR["int32"], [0] * LANES))
 
 
-@intrinsic
+@_intrinsic
 def both_greater(context, mask, a, b):  # type: ignore[no-untyped-def]
     """mask and a > b, for float lanes; false where one is NaN."""
     return BOOL(mask, a, b), lambda context, builder, signature, args: builder.and_(args[0], builder.fcmp_ordered(">", args[1], args[2]))
 
 
-@intrinsic
+@_intrinsic
 def equal(context, a, b):  # type: ignore[no-untyped-def]
     """Which integer lanes are equal."""
     return BOOL(a, b), lambda context, builder, signature, args: builder.icmp_signed("==", args[0], args[1])
 
 
-@intrinsic
+@_intrinsic
 def clamp(context, a, low, high):  # type: ignore[no-untyped-def]
     """Float lanes brought into low … high."""
 
@@ -138,7 +147,7 @@ def clamp(context, a, low, high):  # type: ignore[no-untyped-def]
     return FLOAT(a, low, high), generate
 
 
-@intrinsic
+@_intrinsic
 def any_lane(context, mask):  # type: ignore[no-untyped-def]
     """Whether any lane is true."""
 
@@ -149,7 +158,7 @@ def any_lane(context, mask):  # type: ignore[no-untyped-def]
     return types.boolean(mask), generate
 
 
-@intrinsic
+@_intrinsic
 def all_lanes(context, mask):  # type: ignore[no-untyped-def]
     """Whether all lanes are true."""
 
@@ -166,7 +175,7 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type
     return builder.bitcast(builder.gep(array.data, [index]), _IR[array_type.dtype.name].as_pointer())
 
 
-@intrinsic
+@_intrinsic
 def load16(context, array, index):  # type: ignore[no-untyped-def]
     """array[index : index + 16] of a contiguous one-dimensional int32 or float32 array; bounds are the caller's matter."""
 
@@ -176,7 +185,7 @@ def load16(context, array, index):  # type: ignore[no-untyped-def]
     return (INT if array.dtype == types.int32 else FLOAT)(array, index), generate
 
 
-@intrinsic
+@_intrinsic
 def store16(context, array, index, mask, values):  # type: ignore[no-untyped-def]
     """array[index : index + 16] = values where mask is true; the other elements are written back as they were."""
 
@@ -186,6 +195,3 @@ def store16(context, array, index, mask, values):  # type: ignore[no-untyped-def
         return context.get_dummy_value()
 
     return types.none(array, index, mask, values), generate
-
-
-_ = (np, cgutils)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from orchestration.graph import Outcome
 from orchestration.report import charts, evidence
 from orchestration.report.evidence import Evidence, Sheet
-from orchestration.report.figures import differences, evaluations, measures, percent
+from orchestration.report.figures import differences, evaluations, mean, measures, percent
 from orchestration.run import duration
 from pipeline import page
 from pipeline.dataset import DatasetError
@@ -60,7 +60,6 @@ class Sheets:
     arm: str
     seed: int
     n: int
-    view: str
     regular: list[Query]
     missed: list[Query]
 
@@ -104,9 +103,7 @@ def write_report(folder: Path, name: str, outcomes: Mapping[str, Outcome]) -> Pa
             essentials=essentials(dataset.info) if dataset else [],
             measures=measured,
             percent=percent,
-            dots=lambda m: charts.dots(
-                *(float(np.mean(v)) if v else None for v in (m.pretrained, m.random)), m.chance if m.chance is None else float(m.chance)
-            ),
+            dots=lambda m: charts.dots(mean(m.pretrained), mean(m.random), m.chance),
             trainings=_trainings(outcomes),
             stages=_stages(outcomes),
             pairs=_pairs(dataset),
@@ -168,9 +165,9 @@ def _training(arm: str, found: list[tuple[int, Outcome]]) -> Training:
     for seed, outcome in found:
         facts.append((f"seed {seed}", _run(outcome.outputs)))
     config = outputs.get("config")
-    return Training(
-        arm, chart("loss"), [other for other in others if other[1]], list(journals), [f for f in facts if f[1]], differences(config) if config else []
-    )
+    others = [other for other in others if other[1]]
+    facts = [fact for fact in facts if fact[1]]
+    return Training(arm, chart("loss"), others, list(journals), facts, differences(config) if config else [])
 
 
 def _run(outputs: Mapping[str, Any]) -> str:
@@ -207,8 +204,10 @@ def _throughput(value: Any) -> str:
     """", 12.3 assets per s" and the like, of the numbers that a generation told."""
     if not isinstance(value, Mapping):
         return ""
-    known = [(name, number) for name, number in value.items() if isinstance(number, int | float) and name.endswith("_per_s")]
-    return "".join(f", {number:,.1f} {name.removesuffix('_per_s').replace('_', ' ')} a second" for name, number in known)
+    known = [(name, number) for name, number in value.items() if isinstance(number, int | float) and name.endswith("_per_s") and number]
+    words = "".join(f", {number:,.1f} {name.removesuffix('_per_s').replace('_', ' ')} a second" for name, number in known)
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in (value.get("shares") or {}).items())
+    return words + (f" ({shares})" if shares else "")
 
 
 def _pairs(dataset: Dataset | None) -> list[page.Pair]:
@@ -224,7 +223,7 @@ def _sheets(arm: str, seed: int, kept: Evidence, dataset: Dataset) -> Sheets | N
 
     def picture(row: int) -> str:
         if row not in pictures:
-            pictures[row] = page.thumbnail(dataset.load(kept.indices[row], [kept.view])[kept.view], 112)
+            pictures[row] = page.thumbnail(dataset.load(kept.indices[row], [kept.views[row]])[kept.views[row]], 112)
         return pictures[row]
 
     def query(sheet: Sheet) -> Query:
@@ -240,7 +239,7 @@ def _sheets(arm: str, seed: int, kept: Evidence, dataset: Dataset) -> Sheets | N
 
     try:
         regular, missed = evidence.sheets(kept.points, kept.images)
-        return Sheets(arm, seed, len(kept.keys), kept.view, [query(s) for s in regular], [query(s) for s in missed])
+        return Sheets(arm, seed, len(kept.keys), [query(s) for s in regular], [query(s) for s in missed])
     except (DatasetError, IndexError):
         # the dataset has been made anew since, or lies elsewhere
         return None

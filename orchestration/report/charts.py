@@ -88,8 +88,8 @@ def lines(title: str, series: Sequence[Series], *, x_label: str = "step", window
         drawn.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(_LEFT, _WIDTH - _RIGHT, py(y), py(y)))
         drawn.append(Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(_LEFT - 6, py(y) + 4, f"{y:g}"))
     marks = ticks(x0, x1, 5)
-    for x in marks:
-        drawn.append(Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(px(x), _HEIGHT - 8, f"{x:,g}"))
+    mark = Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>')
+    drawn += [mark.format(px(x), _HEIGHT - 8, f"{x:,g}") for x in marks]
     for number, one in enumerate(series):
         color = number % COLORS
         width = max(1, len(one.points) // 30) if window is None else window

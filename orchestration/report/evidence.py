@@ -19,13 +19,13 @@ _MAP_POINTS = 1500
 
 @dataclass(frozen=True)
 class Evidence:
-    """Test samples of one evaluation, clouds as they are: n keys, class names, numbers in the dataset; features (n, F) of both encoders;
-    embeddings (n, D) of clouds and of the images `view`, unit length; arrays are None where the evaluation kept none."""
+    """Test samples of one evaluation, clouds as they are: keys, class names, numbers in the dataset (n each); features (n, F) of both
+    encoders; embeddings (n, D) of clouds and of the images `views`, a member of each sample, unit length. None for what the evaluation did not keep."""
 
     keys: list[str]
     classes: list[str]
     indices: list[int]
-    view: str
+    views: list[str]
     pretrained: Floats | None
     random: Floats | None
     points: Floats | None
@@ -59,7 +59,7 @@ def load(folder: Path) -> Evidence | None:
     about = json.loads((folder / "keys.json").read_text())
     names = ("features_pretrained", "features_random", "points", "images")
     arrays = [np.load(path, allow_pickle=False) if (path := folder / f"{name}.npy").exists() else None for name in names]
-    return Evidence(about["keys"], about["classes"], about["indices"], about["view"], *arrays)
+    return Evidence(about["keys"], about["classes"], about["indices"], about["views"], *arrays)
 
 
 def sheets(points: Floats, images: Floats) -> tuple[list[Sheet], list[Sheet]]:
@@ -100,7 +100,7 @@ def flat_map(features: Floats, seed: int = 0) -> tuple[NDArray[np.float64], str]
     perplexity = min(30.0, (n - 1) / 3)
     values = values / values[:, 0].std()
     start = np.pad(values, ((0, 0), (0, max(0, 2 - values.shape[1]))))[:, :2] * 1e-4
-    places = TSNE(perplexity=perplexity, init=start, random_state=seed, max_iter=750).fit_transform(values)
+    places = TSNE(perplexity=perplexity, init=start, random_state=seed, max_iter=500).fit_transform(values)
     return places.astype(np.float64), f"t-SNE, perplexity {perplexity:g}, seed {seed}"
 
 

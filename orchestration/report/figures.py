@@ -48,7 +48,8 @@ class Measure:
 
     @property
     def gain(self) -> float | None:
-        return mean(self.pretrained) - mean(self.random) if self.pretrained and self.random else None
+        first, second = mean(self.pretrained), mean(self.random)
+        return None if first is None or second is None else first - second
 
     @property
     def headline(self) -> bool:
@@ -70,15 +71,16 @@ def label(protocol: str, metric: str) -> str:
     return f"{name} {metric.replace('_', ' ')}"
 
 
-def mean(values: tuple[float, ...]) -> float:
-    return statistics.fmean(values)
+def mean(values: tuple[float, ...]) -> float | None:
+    """None for no values."""
+    return statistics.fmean(values) if values else None
 
 
 def percent(values: tuple[float, ...]) -> str:
     """"71.3", or "71.3 ± 0.8" with the standard deviation (ddof 1) over seeds where there are several."""
     if not values:
         return "–"
-    words = f"{100 * mean(values):.1f}"
+    words = f"{100 * statistics.fmean(values):.1f}"
     return words if len(values) < 2 else f"{words} ± {100 * statistics.stdev(values):.1f}"
 
 
@@ -91,13 +93,19 @@ def evaluations(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[str, int, Out
 
 
 def measures(outcomes: Mapping[str, Outcome]) -> list[Measure]:
-    """One for each arm, protocol, metric and kind of clouds, in the order of the figures and then of the arms."""
-    groups: dict[tuple[str, str, bool], dict[str, list[tuple[int, dict[str, Any]]]]] = {}
+    """One for each arm, protocol, metric and kind of clouds, in the order of the figures, clouds as they are first."""
+    groups: dict[tuple[str, str], dict[tuple[bool, str], list[tuple[int, dict[str, Any]]]]] = {}
+    arms: dict[str, int] = {}
     for arm, seed, outcome in evaluations(outcomes):
+        arms.setdefault(arm, len(arms))
         for figure in outcome.outputs.get("figures", ()):
-            key = (figure["protocol"], figure["metric"], bool(figure["turned"]))
-            groups.setdefault(key, {}).setdefault(arm, []).append((seed, figure))
-    return [_measure(arm, found, outcomes) for arms in groups.values() for arm, found in arms.items()]
+            group = groups.setdefault((figure["protocol"], figure["metric"]), {})
+            group.setdefault((bool(figure["turned"]), arm), []).append((seed, figure))
+    return [
+        _measure(arm, found, outcomes)
+        for group in groups.values()
+        for (_, arm), found in sorted(group.items(), key=lambda item: (item[0][0], arms[item[0][1]]))
+    ]
 
 
 def _measure(arm: str, found: list[tuple[int, dict[str, Any]]], outcomes: Mapping[str, Outcome]) -> Measure:
@@ -146,14 +154,14 @@ def _tree(
         for seed, one in figures:
             found.append((f"encoder, {weights}" + (f", seed {seed}" if len(figures) > 1 else ""), one["encoder_fingerprint"]))
     found += [
-        ("protocol", f"{label(figure['protocol'], figure['metric'])}; clouds {'turned at random' if figure['turned'] else 'as they are'}"),
         ("split", f"{figure['split']}, n = {figure['n']:,}" + (" runs" if figure["protocol"] == "fewshot" else "")),
         ("seeds", f"training {', '.join(map(str, seeds))}; evaluation {figure['seed']}"),
+        ("protocol", f"{label(figure['protocol'], figure['metric'])}; clouds {'turned at random' if figure['turned'] else 'as they are'}"),
     ]
     found += [(f"  {name}".replace("_", " "), _words(value)) for name, value in figure["details"].items() if name not in _KEPT_OUT]
     config = next((o.outputs.get("config") for n, o in outcomes.items() if n == f"pretrain/{arm}/s{seeds[0]}"), None)
     changed = [f"{key} {paper} → {here}" for key, paper, here in differences(config)] if config else []
-    found.append(("differs from the paper", "; ".join([_data(outcomes), *changed, _PROTOCOLS.get(figure["protocol"], "")]).strip("; ")))
+    found.append(("differs from the paper", "\n".join(filter(None, [_data(outcomes), *changed, _PROTOCOLS.get(figure["protocol"])]))))
     return found
 
 
@@ -180,6 +188,8 @@ def _at(tree: Any, dotted: str) -> Any:
 
 
 def _words(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "not set", True: "yes", False: "no"}[value]
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):

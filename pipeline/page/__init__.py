@@ -24,7 +24,7 @@ from pipeline.reader import Dataset
 
 HERE = Path(__file__).parent
 THUMBNAIL = 160
-POINTS = 768
+POINTS = 1024
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class View:
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points for `orbit.js`: base64 of int8 positions (127 = one radius), uint8 colours and normals, uint8 part numbers; "" where absent."""
+    """Points for `orbit.js`: base64 of int8 positions (127 = one radius), uint8 colours, normals and part numbers; "" where absent."""
 
     count: int
     points: str
@@ -163,11 +163,13 @@ def load_cloud(dataset: Dataset, index: int, seed: int = 0) -> Cloud:
     return cloud(found["points.npy"], found.get("colors.npy"), found.get("normals.npy"), found.get("parts.npy"), seed=seed)
 
 
-def load_pair(dataset: Dataset, index: int, *, most_views: int = 12, layers: bool = True, bytes_allowed: float = float("inf"), seed: int = 0) -> Pair:
+def load_pair(
+    dataset: Dataset, index: int, *, most_views: int = 12, layers: bool = True, bytes_allowed: float = float("inf"), seed: int = 0
+) -> Pair:
     """A sample with at most `most_views` of its views (with depth and mask where `layers`), fewer if they would exceed `bytes_allowed`."""
     names = view_names(dataset, index)
     present = set(dataset.members(index))
-    facts = dataset.load(index, ["json"])["json"]
+    about = dataset.load(index, ["json"])["json"]
     points = load_cloud(dataset, index, seed)
     room = bytes_allowed - sum(map(len, (points.points, points.colors, points.normals, points.parts)))
     views: list[View] = []
@@ -178,18 +180,19 @@ def load_pair(dataset: Dataset, index: int, *, most_views: int = 12, layers: boo
             name.removesuffix(".png"),
             thumbnail(found[name]),
             **{kind: thumbnail(found[other]) for kind, other in others.items()},
-            camera=_camera(facts, names.index(name)),
+            camera=_camera(about, names.index(name)),
         )
         room -= len(view.color) + len(view.depth) + len(view.mask)
         if views and room < 0:
             break
         views.append(view)
     row = dataset.table.slice(index, 1).to_pylist()[0]
-    return Pair(row["key"], row["class"], row["split"], row["source"], row["licence"], tuple(row["flags"]), tuple(views), len(names), points)
+    facts = (row["key"], row["class"], row["split"], row["source"], row["licence"], tuple(row["flags"]))
+    return Pair(*facts, tuple(views), len(names), points)
 
 
-def _camera(facts: dict[str, Any], number: int) -> tuple[float, ...]:
-    rig = facts.get("cameras")
+def _camera(about: dict[str, Any], number: int) -> tuple[float, ...]:
+    rig = about.get("cameras")
     if not rig:
         return ()
     rows = [value for row in rig["world_to_camera"][number][:3] for value in row]

@@ -32,6 +32,15 @@
         const ink = getComputedStyle(this.canvas).color.match(/[\d.]+/g).slice(0, 3).map(Number);
         for (let i = 0; i < this.count; i++) rgb.set(ink, 3 * i);
       }
+      /* A point that would be lost against the stage gets a rim of its own colour, darker or lighter. */
+      const light = ([r, g, b]) => 0.3 * r + 0.59 * g + 0.11 * b;
+      const stage = light(getComputedStyle(this.canvas).backgroundColor.match(/[\d.]+/g).map(Number));
+      this.rims = new Uint8Array(3 * this.count);
+      this.rimmed = new Uint8Array(this.count);
+      for (let i = 0; i < this.count; i++) {
+        this.rimmed[i] = Math.abs(light(rgb.subarray(3 * i, 3 * i + 3)) - stage) < 75 ? 1 : 0;
+        for (let k = 3 * i; k < 3 * i + 3; k++) this.rims[k] = stage > 128 ? rgb[k] * 0.55 : rgb[k] * 0.5 + 127;
+      }
       this.palette = rgb;
       this.paletteOf = want;
       return rgb;
@@ -72,19 +81,23 @@
       for (let i = 0; i < count; i++) starts[bin(i) + 1]++;
       for (let b = 0; b < bins; b++) starts[b + 1] += starts[b];
       for (let i = 0; i < count; i++) order[starts[bin(i)]++] = i;
-      const dot = Math.max(2, Math.round(side / 75));
+      const dot = Math.max(2, Math.round(side / 64));
+      const rim = Math.max(1, Math.round(dot / 3));
+      const square = (x, y, width, alpha, color, at) => {
+        const u = Math.round(x - width / 2), v = Math.round(y - width / 2);
+        if (u < 0 || v < 0 || u + width > side || v + width > side) return;
+        const value = ((alpha << 24) | (color[at + 2] << 16) | (color[at + 1] << 8) | color[at]) >>> 0;
+        for (let row = 0; row < width; row++) {
+          const cut = width > 3 && (row === 0 || row === width - 1) ? 1 : 0;
+          pixels.fill(value, (v + row) * side + u + cut, (v + row) * side + u + width - cut);
+        }
+      };
       for (let k = 0; k < count; k++) {
         const i = order[k], depth = screen[3 * i + 2];
         if (depth < 0.05) continue;
-        const u = Math.round(screen[3 * i] - dot / 2), v = Math.round(screen[3 * i + 1] - dot / 2);
-        if (u < 0 || v < 0 || u + dot > side || v + dot > side) continue;
-        const alpha = 255 - Math.round(150 * (depth - near) / span);
-        const color = ((alpha << 24) | (rgb[3 * i + 2] << 16) | (rgb[3 * i + 1] << 8) | rgb[3 * i]) >>> 0;
-        for (let row = 0; row < dot; row++) {
-          const cut = dot > 3 && (row === 0 || row === dot - 1) ? 1 : 0;
-          const start = (v + row) * side + u;
-          pixels.fill(color, start + cut, start + dot - cut);
-        }
+        const alpha = 255 - Math.round(110 * (depth - near) / span);
+        if (this.rimmed[i]) square(screen[3 * i], screen[3 * i + 1], dot + rim, alpha, this.rims, 3 * i);
+        square(screen[3 * i], screen[3 * i + 1], dot, alpha, rgb, 3 * i);
       }
       context.putImageData(this.image, 0, 0);
       this.dirty = false;

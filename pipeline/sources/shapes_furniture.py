@@ -50,7 +50,7 @@ def chair(dice: Dice, model: Model) -> None:
     width, depth, height = dice.real(0.38, 0.6), dice.real(0.38, 0.55), dice.real(0.36, 0.5)
     thickness = dice.real(0.03, 0.1)
     frame = dice.one((dice.wood(), dice.metal(), dice.paint()))
-    cover = dice.paint() if dice.chance(0.6) else frame
+    cover = dice.paint() if dice.chance(0.6) else dice.near(frame, 0.06)
     if dice.chance(0.25):
         model.add("seat", cover, moved(cylinder(width / 2, thickness), y=height))
         depth = width
@@ -84,9 +84,8 @@ def _chair_back(dice: Dice, model: Model, frame: Color, cover: Color, width: flo
         path = np.concatenate(([[width * 0.46, 0.0, 0.0]], arch, [[-width * 0.46, 0.0, 0.0]]))
         solids.append((frame, tube(path, 0.018)))
         count = dice.whole(3, 6)
-        for k in range(count):
-            x = width * 0.8 * ((k + 0.5) / count - 0.5)
-            solids.append((frame, bar((x, 0, 0), (x, tall * 0.8, 0), 0.009)))
+        places = [width * 0.8 * ((k + 0.5) / count - 0.5) for k in range(count)]
+        solids += [(frame, bar((x, 0, 0), (x, tall * 0.8, 0), 0.009)) for x in places]
     if kind in ("slats", "ladder") or (kind == "panel" and solids):
         for side in (-1, 1):
             solids.append((frame, moved(box(0.035, tall, 0.035), side * (width * 0.475 - 0.01), tall / 2)))
@@ -163,6 +162,13 @@ def sofa(dice: Dice, model: Model) -> None:
     back = turned(rounded_box(width, back_tall + height * 0.5, back_deep, soft), "x", -lean)
     model.add("back", cloth, moved(back, y=height + back_tall * 0.4, z=-depth / 2 + back_deep / 2))
     arm_tall = dice.real(0.12, 0.32)
+    for k in range(dice.one((0, 0, 2, seats))):
+        pillow = turned(turned(rounded_box(0.36, 0.36, 0.12, 0.055), "z", dice.real(-0.3, 0.3)), "x", -0.35)
+        model.add(
+            "pillow",
+            dice.paint(),
+            moved(pillow, inner * (k + 0.5) / max(seats, 2) - inner / 2, height + 0.27, back_deep * 1.6 - depth / 2 + 0.1),
+        )
     for side in (-1, 1):
         x = side * (width / 2 - arm / 2)
         model.add("arm", cloth, moved(rounded_box(arm, height - foot + arm_tall, depth, soft), x, foot + (height - foot + arm_tall) / 2))
@@ -202,9 +208,9 @@ def bed(dice: Dice, model: Model) -> None:
     )
     pillows = 2 if width > 1.2 else 1
     for k in range(pillows):
-        x = width * (k + 0.5) / pillows - width / 2
+        middle = width * (k + 0.5) / pillows - width / 2
         pillow = turned(rounded_box(width / pillows * 0.8, 0.13, 0.4, 0.06), "x", -dice.real(0.0, 0.4))
-        model.add("pillow", dice.near(sheet, 0.05), moved(pillow, x, height + mattress + 0.07, -length / 2 + 0.26))
+        model.add("pillow", dice.near(sheet, 0.05), moved(pillow, middle, height + mattress + 0.07, -length / 2 + 0.26))
     head = dice.real(0.35, 0.8)
     _bed_end(dice, model, wood, width, height + mattress * 0.5, head, -length / 2 - 0.05)
     if dice.chance(0.4):

@@ -89,7 +89,7 @@ def mug(dice: Dice, model: Model) -> None:
             c, s = min(1.0, 1.6 * c), max(-1.0, min(1.0, 1.25 * s))
         y = (low + high) / 2 + s * (high - low) / 2
         bend.append((outer(y / height) - wall / 2 + reach * c, y, 0.0))
-    model.add("handle", dice.one((color, color, dice.paint())), tube(np.array(bend), dice.real(0.03, 0.07)))
+    model.add("handle", dice.one((dice.near(color), dice.paint())), tube(np.array(bend), dice.real(0.03, 0.07)))
     if dice.chance(0.2):
         plate = radius * dice.real(1.5, 2.0)
         model.add(
@@ -125,6 +125,14 @@ def lamp(dice: Dice, model: Model) -> None:
     rings = [circle(r, 32) for r, _ in profile]
     model.add("shade", shade, _open_shade(rings, [level for _, level in profile]))
     model.add("bulb", (0.98, 0.95, 0.82), moved(ellipsoid(0.035, 0.05, 0.035), y=tall + 0.03))
+    if dice.chance(0.5):
+        cord = tall - dice.real(0.05, 0.12)
+        model.add(
+            "cord",
+            metal,
+            bar((low * 0.6, cord, 0), (low * 0.6, tall, 0), 0.002),
+            moved(ellipsoid(0.008, 0.012, 0.008, 10), low * 0.6, cord),
+        )
 
 
 def _open_shade(rings: list[np.ndarray], levels: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +168,7 @@ def _desk_arm(dice: Dice, model: Model, metal: tuple[float, float, float], shade
 
 
 def guitar(dice: Dice, model: Model) -> None:
-    """A waisted body, a neck with frets and a head with pegs; acoustic with a hole, or electric with horns and pickups. It stands upright."""
+    """A waisted body, a neck with frets and a head with pegs; acoustic with a hole, or electric with pickups. It stands upright."""
     electric = dice.chance(0.45)
     length, wide = dice.real(0.42, 0.55), dice.real(0.3, 0.42)
     waist, upper = dice.real(0.5, 0.8), dice.real(0.65, 0.9)

@@ -47,7 +47,9 @@ def counts(views: Views) -> npt.NDArray[np.int64]:
     return np.round(views.color[..., 3] / 255 * 4).astype(np.int64)
 
 
-def cast(corners: npt.NDArray[np.float64], columns: npt.NDArray[np.float64], rows: npt.NDArray[np.float64], cameras: Cameras) -> tuple[npt.NDArray[np.float64], ...]:
+def cast(
+    corners: npt.NDArray[np.float64], columns: npt.NDArray[np.float64], rows: npt.NDArray[np.float64], cameras: Cameras
+) -> tuple[npt.NDArray[np.float64], ...]:
     """Rays through screen positions against one triangle (Möller and Trumbore 1997): barycentric weights (…, 3) and z."""
     K = cameras.K[0]
     d = np.stack([(columns - K[0, 2]) / K[0, 0], (rows - K[1, 2]) / K[1, 1], np.ones_like(columns)], -1)
@@ -194,14 +196,15 @@ def test_vertex_colours_are_interpolated_in_linear_light() -> None:
     assert np.abs(views.color[0, ..., :3][whole] - expected[whole]).max() < 3
 
 
-def square_with(texture: npt.NDArray[np.uint8], uv_scale: float, size: int, wrap: tuple[str, str] = ("repeat", "repeat")) -> npt.NDArray[np.uint8]:
-    """A square that fills the picture, its uv running from 0 to uv_scale, v upwards."""
+def square_with(
+    texture: npt.NDArray[np.uint8], uv_scale: float, size: int, wrap: tuple[str, str] = ("repeat", "repeat")
+) -> npt.NDArray[np.uint8]:
+    """A picture filled by one triangle, uv running from 0 to uv_scale over it, v upwards."""
     cameras = camera(size)
-    corners = on_screen([[0, size, 1], [size, size, 1], [size, 0, 1], [0, 0, 1]], cameras)
-    uv = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32) * uv_scale
-    faces = np.array([[0, 1, 2], [0, 2, 3]])
+    corners = on_screen([[0, size, 1], [2 * size, size, 1], [0, -size, 1]], cameras)
+    uv = np.array([[[0, 0], [2, 0], [0, 2]]], np.float32) * uv_scale
     material = Material(base_color=WHITE, texture=texture, wrap=wrap)  # type: ignore[arg-type]
-    return render(mesh_of(corners, faces, materials=(material,), corner_uv=uv[faces]), cameras, FLAT_LIGHT).color[0, ..., :3]
+    return render(mesh_of(corners, [[0, 1, 2]], materials=(material,), corner_uv=uv), cameras, FLAT_LIGHT).color[0, ..., :3]
 
 
 def test_texels_land_upright() -> None:
@@ -224,7 +227,9 @@ def test_minified_checkerboard_tends_to_its_mean(scale: float) -> None:
     assert np.abs(square_with(board, scale, 32).astype(int) - 188).max() <= 2
 
 
-@pytest.mark.parametrize(("mode", "order"), [("repeat", "0123 0123 0123 0123"), ("mirror", "0123 3210 0123 3210"), ("clamp", "0123 3333 3333 3333")])
+@pytest.mark.parametrize(
+    ("mode", "order"), [("repeat", "0123 0123 0123 0123"), ("mirror", "0123 3210 0123 3210"), ("clamp", "0123 3333 3333 3333")]
+)
 def test_wrap_modes(mode: str, order: str) -> None:
     picture = np.zeros((1, 4, 4), np.uint8)
     picture[0, :, 0] = [10, 90, 170, 250]
@@ -238,7 +243,9 @@ def test_both_sides_are_lit_alike_and_as_the_formula_says() -> None:
     base = np.array([0.8, 0.5, 0.2, 1], np.float32)
     lights = (Light(direction=(0, 0, 1), intensity=0.4, frame="camera"), Light(direction=(-1, -2, -0.5), intensity=0.3))
     style = Style(ambient=0.2, lights=lights)
-    front, back = (render(mesh_of(corners, [f], materials=(Material(base_color=base),)), cameras, style).color for f in ([0, 1, 2], [0, 2, 1]))
+    front, back = (
+        render(mesh_of(corners, [f], materials=(Material(base_color=base),)), cameras, style).color for f in ([0, 1, 2], [0, 2, 1])
+    )
     assert (front == back).all()
     n = np.cross(corners[1] - corners[0], corners[2] - corners[0])
     n /= np.linalg.norm(n)
@@ -267,7 +274,13 @@ def test_colour_is_base_times_texture_times_face_colour() -> None:
     corners = on_screen([[-20, -20, 1], [40, -20, 1], [8, 50, 1]], cameras)
     texture = np.full((2, 2, 4), 128, np.uint8)
     material = Material(base_color=np.array([0.5, 1, 1, 1], np.float32), texture=texture)
-    mesh = mesh_of(corners, [[0, 1, 2]], materials=(material,), corner_uv=np.zeros((1, 3, 2), np.float32), face_colors=np.array([[255, 200, 0, 255]], np.uint8))
+    mesh = mesh_of(
+        corners,
+        [[0, 1, 2]],
+        materials=(material,),
+        corner_uv=np.zeros((1, 3, 2), np.float32),
+        face_colors=np.array([[255, 200, 0, 255]], np.uint8),
+    )
     linear = lambda s: ((s / 255 + 0.055) / 1.055) ** 2.4  # noqa: E731
     expected = np.array([linear(128) * linear(128), linear(128) * linear(200), 0])
     srgb = np.where(expected <= 0.0031308, expected * 12.92, 1.055 * expected ** (1 / 2.4) - 0.055) * 255
@@ -321,7 +334,8 @@ def random_mesh(seed: int, faces: int = 300) -> Mesh:
     vertices = (centres + rng.normal(0, 0.15, (faces, 3, 3))).reshape(-1, 3)
     picture = rng.integers(0, 256, (64, 64, 4), np.uint8)
     return mesh_of(
-        vertices, np.arange(3 * faces), materials=(Material(), Material(texture=picture)), face_material=rng.integers(0, 2, faces).astype(np.int32),
+        vertices, np.arange(3 * faces),
+        materials=(Material(), Material(texture=picture)), face_material=rng.integers(0, 2, faces).astype(np.int32),
         corner_uv=rng.uniform(-1, 2, (faces, 3, 2)).astype(np.float32), face_colors=rng.integers(0, 256, (faces, 4), np.uint8),
     )  # fmt: skip
 
@@ -370,7 +384,9 @@ def test_order_of_faces_matters_only_among_equals() -> None:
     order = np.random.default_rng(0).permutation(len(mesh.faces))
     assert mesh.corner_uv is not None
     assert mesh.face_colors is not None
-    shuffled = Mesh(mesh.vertices, mesh.faces[order], mesh.materials, mesh.face_material[order], mesh.corner_uv[order], None, mesh.face_colors[order])
+    shuffled = Mesh(
+        mesh.vertices, mesh.faces[order], mesh.materials, mesh.face_material[order], mesh.corner_uv[order], None, mesh.face_colors[order]
+    )
     a, b = render(mesh, ring(3, 0.5, size=64), Style()), render(shuffled, ring(3, 0.5, size=64), Style())
     assert (a.color == b.color).all()
     assert (np.where(b.face_ids >= 0, order[b.face_ids], -1) == a.face_ids).all()
@@ -418,7 +434,8 @@ for scale in (1, 10, 100, 300):
     v[::17] = np.nan
     uv = (10.0 ** rng.uniform(-30, 30, (200, 3, 2))).astype(np.float32)
     uv[::9] = np.inf
-    m = Mesh(v, np.arange(600, dtype=np.int32).reshape(-1, 3), (Material(texture=np.full((5, 3, 4), 9, np.uint8)),), np.zeros(200, np.int32), uv)
+    look = (Material(texture=np.full((5, 3, 4), 9, np.uint8)),)
+    m = Mesh(v, np.arange(600, dtype=np.int32).reshape(-1, 3), look, np.zeros(200, np.int32), uv)
     with np.errstate(all="ignore"):
         views = RasterRenderer().render(m, ring(3, 0.3, size=50), Style())
     assert not np.isnan(views.depth).any()
@@ -445,6 +462,13 @@ def test_any_size(width: int, height: int) -> None:
     assert views.color.shape == (1, height, width, 4)
     assert views.mask.all()
     np.testing.assert_allclose(views.depth, 2, rtol=1e-6)
+
+
+def test_arrays_that_disagree_are_refused() -> None:
+    with pytest.raises(ValueError, match="names another"):
+        render(mesh_of(np.zeros((3, 3)), [[0, 1, 3]]), camera(8), FLAT_LIGHT)
+    with pytest.raises(ValueError, match="disagree"):
+        render(mesh_of(np.zeros((3, 3)), [[0, 1, 2]], vertex_colors=np.zeros((2, 4), np.uint8)), camera(8), FLAT_LIGHT)
 
 
 def test_too_large_an_image_is_refused() -> None:

@@ -5,8 +5,8 @@
     f  = max over points of h ‖ mean over points of h                                                   (B, 2048)
 
 State: `edge_convs.I.linear.weight` (O, 2C) over concat(x_j − x_i, x_i), `edge_convs.I.norm.*`, `linear.weight` (embedding, sum of widths),
-`norm.*`; the weight (O, C, 1[, 1]) of a released 1×1 convolution is the same matrix. Weights start as torch's defaults: U(±1/√fan_in), batch norm
-at scale 1, shift 0.
+`norm.*`; the weight (O, C, 1[, 1]) of a released 1×1 convolution is the same matrix. Weights start as torch's defaults: U(±1/√fan_in),
+batch norm at scale 1, shift 0.
 """
 
 from typing import Annotated, Literal

@@ -1,7 +1,7 @@
 """ResNet for the image branch (He et al. 2016, arXiv 1512.03385), built by transformers from its configuration, never from a checkpoint.
 
-Weights start at random as in CrossPoint: convolutions Kaiming-normal (fan out), batch norm at scale 1, shift 0. There is no classifier; the feature
-is the global average pool. State: transformers' names under `model.`.
+Weights start at random as in CrossPoint: convolutions Kaiming-normal (fan out), batch norm at scale 1, shift 0. There is no classifier; the
+feature is the global average pool. State: transformers' names under `model.`.
 """
 
 from typing import Literal

@@ -1,12 +1,12 @@
 """Batch norm over the global batch: W workers on slices of a batch normalise as one worker on the whole of it.
 
-torch's SyncBatchNorm refuses CPU tensors, so the statistics are exchanged here, the same way on gloo and NCCL. Each rank computes
-count, mean and centred sum of squares of its slice; the ranks gather these and merge them in rank order (Chan, Golub, LeVeque 1979), so every rank
-holds the same bits and nothing cancels as in E[x²] − E[x]². Backward sums the two per-channel gradients over the ranks.
+torch's SyncBatchNorm refuses CPU tensors, so the statistics are exchanged here, in the same way on gloo and NCCL. Each rank computes count,
+mean and centred sum of squares of its slice; the ranks gather these and merge them in rank order (Chan, Golub, LeVeque 1979): all ranks
+hold the same bits, and nothing cancels as it does in E[x²] − E[x]². Backward sums the two per-channel gradients over the ranks.
 
-Gradients follow torch's convention: each rank holds d(sum over ranks of the ranks' losses)/d(its inputs). A loss computed by every rank from
-embeddings gathered with `torch.distributed.nn.functional.all_gather`, with parameter gradients averaged as DDP does, gives the gradient of one worker.
-Ranks may hold slices of different sizes.
+Gradients follow torch's convention: each rank holds d(sum of all ranks' losses)/d(its inputs). So a loss that every rank computes from
+embeddings gathered with `torch.distributed.nn.functional.all_gather`, with parameter gradients averaged as DDP does, has the gradient that
+one worker would have. Ranks may hold slices of different sizes.
 """
 
 from typing import Any, cast
@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
@@ -33,7 +33,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 def merge_moments(counts: Tensor, means: Tensor, m2s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Moments of a union from the moments of its parts.
 
-    counts (P,), means (P, C) and centred sums of squares m2s (P, C) -> count (), mean (C,), m2 (C,) in the dtype given. A part may be empty.
+    counts (P,), means (P, C), centred sums of squares m2s (P, C) -> count (), mean (C,), m2 (C,) in the dtype given. A part may be empty.
     """
     count = counts.sum()
     shares = (counts / count)[:, None]
@@ -65,7 +65,7 @@ def update_running(norm: nn.modules.batchnorm._BatchNorm, count: Tensor, mean: T
         norm.num_batches_tracked += 1
         rate = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
         norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), rate)
-        norm.running_var.lerp_((m2 / (count - 1)).to(norm.running_var.dtype), rate)
+        norm.running_var.lerp_((m2 / (count - 1).clamp(min=1)).to(norm.running_var.dtype), rate)
 
 
 class _GlobalNorm(torch.autograd.Function):
@@ -109,10 +109,8 @@ class _GlobalNorm(torch.autograd.Function):
 
 
 def _forward(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
-    count: Tensor
-    y, count, mean, m2 = cast("tuple[Tensor, Tensor, Tensor, Tensor]", _GlobalNorm.apply(x, norm.weight, norm.bias, norm.eps))  # type: ignore[no-untyped-call]
-    if float(count) <= 1:
-        raise ValueError(f"batch norm in training needs more than one value per channel over all ranks, got an input of shape {tuple(x.shape)}.")
+    results = _GlobalNorm.apply(x, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
+    y, count, mean, m2 = cast("tuple[Tensor, Tensor, Tensor, Tensor]", results)
     update_running(norm, count, mean, m2)
     return y
 
@@ -158,6 +156,3 @@ def convert(module: nn.Module) -> nn.Module:
         if replacement is not child:
             setattr(module, name, replacement)
     return module
-
-
-__all__ = ["BatchNorm1d", "BatchNorm2d", "FunctionCtx", "convert", "global_moments", "merge_moments", "sum_over_ranks", "update_running", "world_size"]

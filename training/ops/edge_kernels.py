@@ -17,7 +17,6 @@ from training.ops.batchnorm import merge_moments
 from training.ops.threads import in_threads
 
 _ROWS = 256  # points of a cloud that are one unit of work
-_CHANNELS = 64  # channels of a cloud that are one unit of the backward pass
 
 Moments = tuple[Tensor, Tensor, Tensor]
 
@@ -73,11 +72,10 @@ def spread(
     gated: Tensor, slots: Tensor, sums: Tensor, uw: Tensor, neighbors: Tensor, mean: Tensor, scale: Tensor, constant: Tensor, slope: Tensor
 ) -> Tensor:
     """Gradient (B, N, 2O) of uw, where edge i → j has the gradient scale·gated_i·[j is the largest] − constant − slope·(e_ij − mean)."""
-    clouds, points, _ = neighbors.shape
     grad = torch.zeros_like(uw)
     per_channel = (mean.numpy(), scale.numpy(), constant.numpy(), slope.numpy())
     arrays = (gated.numpy(), slots.numpy(), sums.numpy(), uw.numpy(), neighbors.numpy())
-    in_threads(_spread, clouds, *arrays, *per_channel, grad.numpy())
+    in_threads(_spread, len(neighbors), *arrays, *per_channel, grad.numpy())
     return grad
 
 
@@ -229,7 +227,7 @@ def _spread(
             for t in range(k):
                 j = neighbors[cloud, i, t]
                 edges[j] += 1
-                _into(du, j, np.int32(t), slot, direct, common)
+                _into(du, j, t, slot, direct, common)
         for j in range(points):
             for o in range(channels):
                 du[j, o] -= slope[o] * edges[j] * values[j, o]
@@ -238,5 +236,6 @@ def _spread(
 @njit(nogil=True, error_model="numpy", inline="never")
 def _into(du: Any, j: int, t: int, slot: Any, direct: Any, common: Any) -> None:
     zero = du.dtype.type(0)
+    this = np.int32(t)
     for o in range(slot.size):
-        du[j, o] += (direct[o] if slot[o] == t else zero) - common[o]
+        du[j, o] += (direct[o] if slot[o] == this else zero) - common[o]

@@ -2,13 +2,13 @@
 
     y_i = max over j in N(i) of LeakyReLU(BatchNorm(e_ij)),   e_ij = W [x_j − x_i, x_i] = W₁ (x_j − x_i) + W₂ x_i
 
-u = x W₁ᵀ and w = x W₂ᵀ are products on points, and e_ij = (u_j − u_i) + w_i. Batch norm followed by LeakyReLU is monotone in each channel, so the
-maximum is taken of e itself, or of −e where the norm's scale is negative: there the rows of W and the scale change sign together.
-The statistics are those of all B·N·k edges over all ranks: per point the sum of u_j − u_i and the squares about it, then a second pass about the mean.
+u = x W₁ᵀ and w = x W₂ᵀ are products on points, and e_ij = (u_j − u_i) + w_i. Batch norm followed by LeakyReLU is monotone in each channel,
+so the maximum is taken of e itself, or of −e where the norm's scale is negative: there the rows of W and the scale change sign together.
+The statistics are those of all B·N·k edges of all ranks: per point the sum and the squares of u_j − u_i, then a second pass about the mean.
 Backward needs the largest edge of each point and, for the statistics' part, one sum over the points that have j as a neighbour.
 
-It computes in float32 (float64 for float64 input) under autocast too: u_j − u_i would not survive the rounding of u to bfloat16, and the products
-are a k-th of the usual formulation's. The kernels on a CPU give equal bits with any number of threads.
+It computes in float32 (float64 for float64 input) under autocast too: u_j − u_i would not survive the rounding of u to bfloat16, and the
+products are a k-th of the usual formulation's. The kernels on a CPU give equal bits with any number of threads.
 """
 
 from types import ModuleType
@@ -28,7 +28,14 @@ class _NormalisedMaximum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, uw: Tensor, neighbors: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor] | None, eps: float, leak: float
+        ctx: Any,
+        uw: Tensor,
+        neighbors: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running: tuple[Tensor, Tensor] | None,
+        eps: float,
+        leak: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ops = _operations(uw)
         e, slots, sums, moments = ops.reduce_edges(uw, neighbors)
@@ -84,9 +91,11 @@ def edge_conv(x: Tensor, neighbors: Tensor, weight: Tensor, norm: nn.modules.bat
         sign = torch.where(scale.detach() < 0, -1.0, 1.0).to(dtype)
         halves = (weight * sign[:, None]).view(-1, 2, channels).transpose(0, 1).reshape(-1, channels)
         uw = nn.functional.linear(x, halves)
-        batch = norm.training or norm.running_mean is None or norm.running_var is None
-        running = None if batch else (norm.running_mean * sign, norm.running_var)
-        results = _NormalisedMaximum.apply(uw, neighbors.contiguous(), scale * sign, shift, running, norm.eps, negative_slope)  # type: ignore[no-untyped-call]
+        running = None
+        if not norm.training and norm.running_mean is not None and norm.running_var is not None:
+            running = (norm.running_mean * sign, norm.running_var)
+        arguments = (uw, neighbors.contiguous(), scale * sign, shift, running, norm.eps, negative_slope)
+        results = _NormalisedMaximum.apply(*arguments)  # type: ignore[no-untyped-call]
         y, count, mean, m2 = cast("tuple[Tensor, Tensor, Tensor, Tensor]", results)
         if norm.training:
             update_running(norm, count, mean * sign, m2)
@@ -107,6 +116,12 @@ class EdgeConv(nn.Module):
         self.norm = BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor, neighbors: Tensor | None = None) -> Tensor:
-        """`neighbors` (B, N, k) int64 in place of the nearest ones, which are otherwise found anew."""
-        near = knn(x, self.k) if neighbors is None else neighbors
-        return edge_conv(x, near, self.linear.weight, self.norm, self.negative_slope)
+        """`neighbors` (B, N, k) int64 stand in for the nearest ones, which are otherwise found anew.
+
+        Raises ValueError where one of them is none of 0 … N − 1.
+        """
+        if neighbors is None:
+            neighbors = knn(x, self.k)
+        elif neighbors.numel() and not 0 <= int(neighbors.min()) <= int(neighbors.max()) < x.shape[1]:
+            raise ValueError(f"neighbors must be from 0 to below the number of points, {x.shape[1]}: check how they were made.")
+        return edge_conv(x, neighbors, self.linear.weight, self.norm, self.negative_slope)

@@ -1,8 +1,8 @@
 """k nearest neighbours within each cloud of a batch.
 
-Distances rank as ‖x_j‖²/2 − x_i·x_j about the cloud's mean, which keeps the rounding error of neighbouring points small. On a CPU one kernel does
-all of it a few rows at a time, so that no (N, N) matrix is ever in memory: four rows of distances; then a bound on the k-th smallest
-from the minima of interleaved groups of columns, which leaves little more than k candidates; then their ranks by counting.
+Distances rank as ‖x_j‖²/2 − x_i·x_j about the cloud's mean, which keeps the rounding error between neighbouring points small. On a CPU one
+kernel does all of it a few rows at a time, so that no (N, N) matrix is ever in memory: four rows of distances; then a bound on the k-th
+smallest from the minima of interleaved groups of columns, which leaves little more than k candidates; then their ranks by counting.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from training.ops.threads import in_threads
 
 _LANES = 128  # groups of columns: column j is in group j % _LANES
 _CANDIDATES = 192  # above this many, as among copies of one point, a plain scan is cheaper
+_ROWS = 256  # rows of a cloud that are one unit of work
 _MATRIX_BYTES = 1 << 28  # distances at a time on other devices
 
 
@@ -26,25 +27,18 @@ def knn(x: Tensor, k: int) -> Tensor:
     float16 and bfloat16 input float32 distances are taken. Where coordinates are not finite, the missing neighbours are the point itself.
     Raises ValueError unless 1 <= k <= N.
     """
-    clouds, points, channels = x.shape
+    clouds, points, _ = x.shape
     if not 1 <= k <= points:
-        raise ValueError(f"k nearest neighbours need 1 <= k <= number of points, got k={k} for {points} points: lower k or sample more points.")
+        raise ValueError(f"nearest neighbours need 1 <= k <= number of points, got k={k} for {points} points: lower k or add points.")
     x = x.detach()
-    x = (x if x.dtype == torch.float64 else x.float()) if clouds * channels == 0 else _centred(x)
+    x = x if x.dtype == torch.float64 else x.float()
+    x = x - x.mean(1, keepdim=True)
     if x.device.type != "cpu":
         return _knn_torch(x, k)
     neighbors = torch.empty(clouds, points, k, dtype=torch.int64)
     blocks = -(-points // _ROWS)
     in_threads(_knn_rows, clouds * blocks, x.contiguous().numpy(), neighbors.numpy())
     return neighbors
-
-
-_ROWS = 256  # rows of a cloud that are one unit of work
-
-
-def _centred(x: Tensor) -> Tensor:
-    x = x if x.dtype == torch.float64 else x.float()
-    return x - x.mean(1, keepdim=True)
 
 
 def _knn_torch(x: Tensor, k: int) -> Tensor:
@@ -155,7 +149,7 @@ def _select(d: Any, k: int, out: Any, lowest: Any, folded: Any, counts: Any, val
             return
     for a in range(found):
         value, place = values[a], places[a]
-        rank = np.int32(0)
+        rank: Any = np.int32(0)
         for b in range(found):
             rank += np.int32((values[b] < value) | ((values[b] == value) & (places[b] < place)))
         if rank < k and value < np.inf:

@@ -2,9 +2,9 @@
 
     z_io = scale_o (h_io − mean_o) + shift_o,   y = LeakyReLU(z),   pooled = max over i of y  [‖ mean over i of y]
 
-In each channel y is monotone in h, so the maximum is found in h itself, or in −h where the scale is negative. With a_io = dy/dz the mean is
-(scale Σ a (h − mean) + shift Σ a) / N, and the same two sums per cloud are all that the scale's and the shift's gradients need. On a CPU h is read twice
-forward, and once backward to write its gradient; other devices compose the usual operations.
+In each channel y is monotone in h, so the maximum is found in h itself, or in −h where the scale is negative. With a_io = dy/dz the mean
+is (scale Σ a (h − mean) + shift Σ a) / N, and the same two sums per cloud are all that the gradients of scale and shift need. On a CPU h is
+read twice forward and once backward, to write its gradient; other devices compose the usual operations.
 """
 
 from typing import Any, cast
@@ -21,11 +21,13 @@ from training.ops.threads import in_threads
 _ROWS = 128  # points of a cloud that are one unit of work
 
 
-def norm_pool(h: Tensor, norm: nn.modules.batchnorm._BatchNorm, negative_slope: float, average: bool) -> Tensor:
+def norm_pool(h: Tensor, norm: nn.Module, negative_slope: float, average: bool) -> Tensor:
     """h (B, N, C) -> (B, C), or (B, 2C) with `average`: maxima first, then means.
 
-    `norm` is an affine batch norm over C channels with statistics of all B·N points and ranks. Of equal points the first has the maximum's gradient.
+    `norm` is an affine batch norm over C channels, its statistics those of all B·N points of all ranks. Of equal points the first has the
+    maximum's gradient.
     """
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
     clouds, points, channels = h.shape
     if h.device.type != "cpu":
         y = nn.functional.leaky_relu(norm(h.flatten(0, 1)), negative_slope).view(clouds, points, channels)

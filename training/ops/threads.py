@@ -22,7 +22,7 @@ os.register_at_fork(after_in_child=_forget_pool)  # a forked child inherits the 
 def in_threads(kernel: Callable[..., Any], units: int, *arguments: Any) -> None:
     """Runs kernel(first, last, *arguments) over 0 … units in `torch.get_num_threads()` contiguous parts.
 
-    The kernel releases the GIL, and what it computes for a unit must not depend on the part that the unit is in: then neither does any result.
+    The kernel releases the GIL. What it computes for a unit must not depend on the part that the unit is in: then no result depends on it.
     Python threads are used because numba's own layers either abort on two callers at once or end a process that forks.
     """
     global _pool, _pool_size

@@ -1,0 +1,140 @@
+"""The evaluation stage: a trained encoder and its twin with random weights, side by side, as figures and evidence.
+
+FOLDER/evidence afterwards: keys.json (keys, classes, indices, views of the test samples, in one order), features_pretrained.npy and
+features_random.npy (n, F) of clouds as they are, points.npy and images.npy (n, D), the pretrained embeddings with length 1.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.reader import Dataset
+from training import encoder_file
+from training.evaluation.evaluate import EvaluateConfig, Gathered, evaluate
+from training.evaluation.figure import Figure
+from training.evaluation.knn import unit_rows
+from training.files import digest
+from training.objectives import CrossPoint
+from training.pretrain import PretrainConfig, fresh, load_objective
+
+Weights = Literal["pretrained", "random"]
+
+
+def judge(folder: Path, trained: Path, dataset_uri: str, config: EvaluateConfig, device: str = "cpu") -> dict[str, Any]:
+    """Evaluates the pretraining in `trained` and random weights of the same configuration; returns the stage's outputs."""
+    dataset = Dataset.open(dataset_uri)
+    module = load_objective(trained)
+    training = PretrainConfig.model_validate(json.loads((trained / "objective" / "objective.json").read_text())["config"])
+    figures = _objective_figures(module, training, dataset, config, "pretrained", device, _keeper(folder, dataset, "pretrained"))
+    figures += _objective_figures(fresh(training), training, dataset, config, "random", device, _keeper(folder, dataset, "random"))
+    return outputs(figures)
+
+
+def outputs(figures: Sequence[Figure]) -> dict[str, Any]:
+    """Figures as the plain outputs of a stage: all of them, the table of pretrained beside random, a flat summary for trackers."""
+    rows = table(figures)
+    summary = {f"{row['figure']}{'.turned' if row['clouds'] == 'turned' else ''}.{w}": row[w] for row in rows for w in ("pretrained", "random")}
+    fingerprint = digest([figure.record() for figure in figures])
+    return {
+        "figures": [figure.record() for figure in figures],
+        "table": rows,
+        "summary": {name: value for name, value in summary.items() if value is not None},
+        "fingerprint": fingerprint,
+    }
+
+
+def table(figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    """A row per figure and clouds: figure, clouds, pretrained, random, chance, n."""
+    rows: dict[tuple[str, bool], dict[str, Any]] = {}
+    for figure in figures:
+        name = f"{figure.protocol}.{figure.metric}"
+        clouds = "turned" if figure.turned else "as they are"
+        row = rows.setdefault(
+            (name, figure.turned), {"figure": name, "clouds": clouds, "pretrained": None, "random": None, "chance": figure.chance, "n": figure.n}
+        )
+        row[figure.weights] = figure.value
+    return list(rows.values())
+
+
+def evaluate_folder(trained: Path, dataset_uri: str, protocols: Sequence[str], to: Path | None) -> list[dict[str, Any]]:
+    """The table for a training's folder, or for an encoder's folder alone (then without retrieval). Raises FileError, ValueError."""
+    from pipeline.config import checked
+
+    whole = (trained / "objective").exists()
+    values: dict[str, Any] = {"protocols": protocols} if protocols else {} if whole else {"protocols": ("svm", "knn", "fewshot")}
+    config = checked(EvaluateConfig, values, "--protocol")
+    if whole:
+        with tempfile.TemporaryDirectory() as scratch:
+            found = judge(to or Path(scratch), trained, dataset_uri, config)
+    else:
+        dataset = Dataset.open(dataset_uri)
+        encoder = encoder_file.load(trained if (trained / "encoder.json").exists() else trained / "encoder")
+        twin = encoder_file.random(encoder.config, 0)
+        figures = evaluate(encoder.module, dataset, config, weights="pretrained", fingerprint=encoder.fingerprint)
+        figures += evaluate(twin.module, dataset, config, weights="random", fingerprint=twin.fingerprint)
+        found = outputs(figures)
+    if to is not None:
+        to.mkdir(parents=True, exist_ok=True)
+        (to / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
+    rows: list[dict[str, Any]] = found["table"]
+    return rows
+
+
+def _objective_figures(
+    module: CrossPoint,
+    training: PretrainConfig,
+    dataset: Dataset,
+    config: EvaluateConfig,
+    weights: Weights,
+    device: str,
+    keep: Callable[[Gathered], None],
+) -> list[Figure]:
+    module.to(device).eval()
+    return evaluate(
+        module.encoder,
+        dataset,
+        config,
+        weights=weights,
+        fingerprint=encoder_file.fingerprint(module.encoder, training.encoder),
+        device=device,
+        point_head=module.point_head,
+        image_branch=torch.nn.Sequential(module.image_encoder, module.image_head),
+        image=training.objective.image_augment,
+        keep=keep,
+    )
+
+
+def _keeper(folder: Path, dataset: Dataset, weights: Weights) -> Callable[[Gathered], None]:
+    """Saves the evidence of clouds as they are."""
+
+    def keep(gathered: Gathered) -> None:
+        if gathered.turned:
+            return
+        home = folder / "evidence"
+        home.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, NDArray[Any]] = {f"features_{weights}": gathered.test_features}
+        owners, first = np.unique(gathered.image_owner, return_index=True)
+        if weights == "pretrained" and len(owners) == len(gathered.test):
+            arrays["points"] = unit_rows(gathered.point_embeddings).astype(np.float32)
+            arrays["images"] = unit_rows(gathered.image_embeddings[first]).astype(np.float32)
+        for name, array in arrays.items():
+            np.save(home / f"{name}.npy", array, allow_pickle=False)
+        indices = gathered.test.tolist()
+        names = [gathered.image_names[i] for i in first.tolist()]
+        about = {
+            "keys": [dataset.keys[i] for i in indices],
+            "classes": [str(dataset.classes[i]) for i in indices],
+            "indices": indices,
+            "views": names if len(names) == len(indices) else [],
+        }
+        (home / "keys.json").write_text(json.dumps(about) + "\n")
+
+    return keep

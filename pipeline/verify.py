@@ -1,0 +1,172 @@
+"""Whether a dataset is what its manifests say: files, sizes, hashes, keys; deeper, every member and its geometry."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from pipeline import dataset, manifest, shards
+from pipeline.manifest import Manifest, ManifestError
+from pipeline.reader import decode_member
+from pipeline.recipe import Recipe
+from pipeline.storage import StorageError, Store
+
+# The share of the points that must fall on the pictures, on average and on each: a blade seen edge on is thinner than a pixel's samples.
+ON_VIEWS, ON_EACH = 0.95, 0.5
+_AGAIN = "remove {manifest} and run generate again"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be: the file (or member) within the dataset, and a sentence."""
+
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
+def verify(uri: str, deep: bool = False) -> list[Problem]:
+    """The problems of a dataset, none where it is whole: shards present, of the size and sha256 that their manifests name, every planned
+    asset once, keys unique, the fingerprint. With `deep` every member is decoded and points are projected onto the views with the
+    stored cameras. Raises DatasetError where there is no dataset.
+    """
+    store = Store(uri)
+    info = dataset.load_info(store)
+    problems: list[Problem] = []
+    manifests: list[Manifest] = []
+    for name in sorted(store.files(manifest.FOLDER)):
+        path = f"{manifest.FOLDER}/{name}"
+        try:
+            manifests.append(manifest.decode(store.read(path), path))
+        except (ManifestError, StorageError, FileNotFoundError) as error:
+            problems.append(Problem(path, str(error)))
+    problems += _against_plan(store, info, manifests)
+    for item in manifests:
+        problems += _shard(store, info, item, deep)
+    keys = Counter(key for item in manifests for key in item.table["key"].to_pylist())
+    problems += [
+        Problem(manifest.FOLDER, f"the key {key} stands {count} times; generate again elsewhere")
+        for key, count in keys.items()
+        if count > 1
+    ]
+    if "fingerprint" in info and manifest.fingerprint(manifests) != info["fingerprint"]:
+        problems.append(Problem(dataset.NAME, "its fingerprint is not that of the manifests; run generate again"))
+    return problems
+
+
+def _against_plan(store: Store, info: dict[str, Any], manifests: list[Manifest]) -> list[Problem]:
+    problems = []
+    found = {item.shard for item in manifests}
+    try:
+        planned = pq.read_table(io.BytesIO(store.read(dataset.PLAN))).to_pydict()
+    except (FileNotFoundError, StorageError, OSError, ValueError) as error:
+        return [Problem(dataset.PLAN, f"it cannot be read ({error}); generate again in another folder")]
+    missing = sorted(set(planned["shard"]) - found)
+    if missing:
+        problems.append(Problem(manifest.FOLDER, f"{len(missing)} shards are not made yet, the first {missing[0]}; run generate again"))
+    foreign = [item.shard for item in manifests if item.plan != info["plan"]["sha256"]]
+    problems += [Problem(manifest.path_of(shard), "it belongs to another plan; remove it and run generate again") for shard in foreign]
+    rows = zip(planned["key"], planned["sha256"], planned["shard"], strict=True)
+    wanted = {row for row in rows if row[2] in found}
+    there = {row for item in manifests for row in zip(*(item.table[name].to_pylist() for name in ("key", "sha256", "shard")), strict=True)}
+    for key, _, shard in sorted(wanted ^ there)[:10]:
+        problems.append(Problem(manifest.path_of(shard), f"the asset {key} is not as planned; {_AGAIN.format(manifest='the manifest')}"))
+    return problems
+
+
+def _shard(store: Store, info: dict[str, Any], item: Manifest, deep: bool) -> list[Problem]:
+    path = shards.path_of(item.shard)
+    remedy = _AGAIN.format(manifest=manifest.path_of(item.shard))
+    if not item.size:
+        return []
+    try:
+        data = store.read(path)
+    except FileNotFoundError:
+        return [Problem(path, f"it is missing; {remedy}")]
+    except StorageError as error:
+        return [Problem(path, str(error))]
+    if len(data) != item.size:
+        return [Problem(path, f"it has {len(data)} bytes instead of {item.size}; {remedy}")]
+    if hashlib.sha256(data).hexdigest() != item.shard_sha256:
+        return [Problem(path, f"its bytes are not those that were written (sha256); {remedy}")]
+    if not deep:
+        return []
+    recipe = Recipe.model_validate(info["recipe"])
+    return [
+        Problem(f"{path} {row['key']}", text)
+        for row in item.table.to_pylist()
+        if row["status"] == "ok"
+        for text in _sample(recipe, row, data)
+    ]
+
+
+def _sample(recipe: Recipe, row: dict[str, Any], shard: bytes) -> list[str]:
+    members: dict[str, Any] = {}
+    for member in row["members"]:
+        try:
+            members[member["name"]] = decode_member(member["name"], shard[member["offset"] : member["offset"] + member["size"]])
+        except ValueError as error:
+            return [f"{member['name']} cannot be decoded ({error})"]
+    try:
+        return _geometry(recipe, row, members)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        return [f"a member is missing or of another shape ({type(error).__name__}: {error})"]
+
+
+def _geometry(recipe: Recipe, row: dict[str, Any], members: dict[str, Any]) -> list[str]:
+    facts, points = members["json"], members["points.npy"]
+    problems = []
+    if facts["class"] != row["class"] or facts["sha256"] != row["sha256"] or facts["split"] != row["split"]:
+        problems.append("json and manifest disagree about the asset")
+    if points.shape != (recipe.points.count, 3) or not np.isfinite(points).all() or (np.linalg.norm(points, axis=1) > 1 + 1e-5).any():
+        problems.append("points.npy is not a cloud of the recipe's size in the unit sphere")
+    rig = facts["cameras"]
+    size = (rig["height"], rig["width"])
+    shares: list[float] = []
+    for number, (K, world_to_camera) in enumerate(zip(np.array(rig["K"]), np.array(rig["world_to_camera"]), strict=True)):
+        view = members[f"v{number:02d}.png"]
+        mask = _shown(recipe, members, number, view)
+        if view.shape[:2] != size or mask.shape != size:
+            problems.append(f"view {number} has not the size of its camera")
+            continue
+        shares.append(on_mask(points, K, world_to_camera, mask))
+    if shares and (np.mean(shares) < ON_VIEWS or min(shares) < ON_EACH):
+        worst = int(np.argmin(shares))
+        problems.append(f"only {np.mean(shares):.0%} of the points fall on the views ({shares[worst]:.0%} on view {worst})")
+    return problems
+
+
+def _shown(recipe: Recipe, members: dict[str, Any], number: int, view: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Where a view shows anything of the mesh, pixels included that it covers by less than the half that a mask asks for."""
+    if recipe.views.color == "rgba":
+        return np.asarray(view[..., 3] > 0)
+    background = np.floor(np.array(recipe.style.background) * 255 + 0.5).astype(np.uint8)
+    shown = (view != background).any(axis=-1)
+    return np.asarray(shown | (members[f"m{number:02d}.png"][..., 0] > 0) if recipe.views.mask else shown)
+
+
+def on_mask(points: npt.NDArray[Any], K: npt.NDArray[Any], world_to_camera: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> float:
+    """The share of the points (N, 3) within the picture that fall within one pixel of a True pixel of mask (H, W); 1 where none is."""
+    camera = points.astype(np.float64) @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
+    pixels = camera @ K.T
+    ahead = pixels[:, 2] > 0
+    column, row = np.floor(pixels[ahead, :2] / pixels[ahead, 2:]).astype(np.int64).T
+    height, width = mask.shape
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    if not inside.any():
+        return 1.0
+    padded = np.pad(mask, 1)
+    near = np.zeros_like(mask)
+    for down in range(3):
+        for right in range(3):
+            near |= padded[down : down + height, right : right + width]
+    return float(near[row[inside], column[inside]].mean())
