@@ -124,11 +124,15 @@ def run(
     from rich.console import Console
 
     from orchestration.run import run_experiment
+    from orchestration.tracking import sqlite_uri
 
     changes = list(overrides or ()) + ([f"launch.address={address}"] if address else [])
     experiment, text = read_experiment(file, changes)
     place = home(experiment, out)
-    outcomes = run_experiment(experiment, place, Console(stderr=True, highlight=False), text=text, force=force or ())
+    # Experiments under runs/ share one store; a folder of its own has its own.
+    tracking = experiment.tracking or sqlite_uri(place if out is not None else place.parent)
+    console = Console(stderr=True, highlight=False)
+    outcomes = run_experiment(experiment, place, console, tracking=tracking, text=text, force=force or ())
     close(outcomes, place)
 
 
@@ -166,12 +170,9 @@ def generate(
     from pipeline.recipe import Recipe
 
     summary = make(load_yaml(recipe, Recipe, overrides or ()), to, workers=workers, address=address)
-    if summary.assets_made:
-        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in summary.shares.items())
-        say(f"{summary.images_per_s:,.0f} images/s, {summary.assets_per_s:,.1f} samples/s; of the workers' time: {shares}")
-    typer.echo(f"{summary.samples} samples in {to}, fingerprint {summary.fingerprint[:12]}")
+    typer.echo(summary.text())
     typer.echo(f"next: crossloom gallery {to}")
-    fail_with(summary.reasons, to)
+    fail_with(summary.failed, to)
 
 
 @app.command()
@@ -313,7 +314,9 @@ def dashboard(
     """
     found = [place / "mlflow.db" for place in (out, out.resolve().parent) if (place / "mlflow.db").exists()]
     if not found:
-        raise UsageError(f"There is no mlflow.db in {out} or beside it: run an experiment first, or open your tracking server's own address.")
+        raise UsageError(
+            f"There is no mlflow.db in {out} or beside it: run an experiment first, or open your tracking server's own address."
+        )
     typer.echo(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

@@ -40,8 +40,6 @@ def _packages() -> tuple[str, str]:
     return "yes", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
-
-
 def _raster() -> tuple[str, str]:
     from render.raster import RasterRenderer
 
@@ -70,7 +68,7 @@ def _known_sphere(renderer: object) -> str:
     ball = trimesh.creation.icosphere(subdivisions=4)
     faces = np.asarray(ball.faces, np.int32)
     mesh = Mesh(np.asarray(ball.vertices, np.float64), faces, (Material(),), np.zeros(len(faces), np.int32))
-    cameras = ring(1)
+    cameras = ring(1, 0.5)
     views = renderer.render(mesh, cameras, Style())  # type: ignore[attr-defined]
     middle = float(views.depth[0, cameras.height // 2, cameras.width // 2])
     distance = float(np.linalg.norm(cameras.world_to_camera[0, :3, 3]))
@@ -87,7 +85,9 @@ def _torch() -> tuple[str, str]:
 
 def _shared_memory() -> tuple[str, str]:
     free = shutil.disk_usage("/dev/shm").free
-    return ("yes" if free > 1 << 30 else "limited"), f"{free / 2**30:.1f} GiB of shared memory" + ("" if free > 1 << 30 else ": give it 1 GiB")
+    return ("yes" if free > 1 << 30 else "limited"), f"{free / 2**30:.1f} GiB of shared memory" + (
+        "" if free > 1 << 30 else ": give it 1 GiB"
+    )
 
 
 def _disk() -> tuple[str, str]:

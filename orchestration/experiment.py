@@ -51,8 +51,8 @@ def stages(experiment: Experiment, render_progress: bool = True) -> list[Stage]:
     recipe = experiment.data
     found = [Stage("dataset", "dataset", _dataset_inputs(recipe), (), _dataset(experiment, render_progress))]
     evaluations = []
-    for arm, config in experiment.pretrain.items():
-        for seed in experiment.seeds:
+    for seed in experiment.seeds:
+        for arm, config in experiment.pretrain.items():
             seeded = config.model_copy(update={"fit": config.fit.model_copy(update={"seed": seed})})
             train, judge = f"pretrain/{arm}/s{seed}", f"evaluate/{arm}/s{seed}"
             found.append(Stage(train, "pretrain", seeded.model_dump(mode="json"), ("dataset",), _pretrain(seeded, experiment.launch)))
@@ -79,13 +79,13 @@ def _dataset(experiment: Experiment, progress: bool) -> Callable[[Path, Mapping[
         summary = generate(experiment.data, uri, workers=experiment.workers, progress=progress, address=experiment.launch.address)
         dataset = Dataset.open(uri)
         if not len(dataset):
-            raise StageError(f"None of the {summary.failed} assets became a sample: see `crossloom status {uri}`.")
+            raise StageError(f"None of the {sum(summary.failed.values())} assets became a sample: see `crossloom status {uri}`.")
         return {
             "uri": uri,
             "fingerprint": dataset.fingerprint,
             "samples": len(dataset),
-            "failed": summary.reasons,
-            "throughput": {"images_per_s": summary.images_per_s, "assets_per_s": summary.assets_per_s, "shares": summary.shares},
+            "failed": summary.failed,
+            "throughput": summary.throughput,
         }
 
     return run

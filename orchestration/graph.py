@@ -19,7 +19,9 @@ from training.files import digest
 VERSION = 1
 """Part of every identity; raise it when a stage's work changes its result for equal inputs."""
 
-Reason = Literal["finished", "first time", "interrupted", "configuration changed", "input changed", "record damaged", "forced", "after another"]
+Reason = Literal[
+    "finished", "first time", "interrupted", "configuration changed", "input changed", "record damaged", "forced", "after another"
+]
 Work = Callable[[Path, Mapping[str, "Outcome"]], dict[str, Any]]
 
 

@@ -41,7 +41,9 @@ def judge(folder: Path, trained: Path, dataset_uri: str, config: EvaluateConfig,
 def outputs(figures: Sequence[Figure]) -> dict[str, Any]:
     """Figures as the plain outputs of a stage: all of them, the table of pretrained beside random, a flat summary for trackers."""
     rows = table(figures)
-    summary = {f"{row['figure']}{'.turned' if row['clouds'] == 'turned' else ''}.{w}": row[w] for row in rows for w in ("pretrained", "random")}
+    summary = {
+        f"{row['figure']}{'.turned' if row['clouds'] == 'turned' else ''}.{w}": row[w] for row in rows for w in ("pretrained", "random")
+    }
     fingerprint = digest([figure.record() for figure in figures])
     return {
         "figures": [figure.record() for figure in figures],
@@ -58,7 +60,8 @@ def table(figures: Sequence[Figure]) -> list[dict[str, Any]]:
         name = f"{figure.protocol}.{figure.metric}"
         clouds = "turned" if figure.turned else "as they are"
         row = rows.setdefault(
-            (name, figure.turned), {"figure": name, "clouds": clouds, "pretrained": None, "random": None, "chance": figure.chance, "n": figure.n}
+            (name, figure.turned),
+            {"figure": name, "clouds": clouds, "pretrained": None, "random": None, "chance": figure.chance, "n": figure.n},
         )
         row[figure.weights] = figure.value
     return list(rows.values())

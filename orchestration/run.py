@@ -16,23 +16,23 @@ from rich.table import Table
 
 from orchestration.experiment import Experiment, stages
 from orchestration.graph import Outcome, Stage, StageError, Step, bring_up_to_date, plan
-from orchestration.tracking import Tracker, default_uri
+from orchestration.tracking import Tracker
 from training.journal import entries
 
 
-class Busy(StageError):
+class BusyError(StageError):
     """Another process works in the same folder."""
 
 
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Holds the folder's lock; it is released with the process, however that ends. Raises Busy."""
+    """Holds the folder's lock; it is released with the process, however that ends. Raises BusyError."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Busy(f"Another crossloom works in {out}: wait for it, or name another folder with --out.") from None
+            raise BusyError(f"Another crossloom works in {out}: wait for it, or name another folder with --out.") from None
         yield
 
 
@@ -44,22 +44,28 @@ def plan_table(experiment: Experiment, out: Path) -> list[dict[str, str]]:
     ]
 
 
-def run_experiment(experiment: Experiment, out: Path, console: Console, *, text: str = "", force: Sequence[str] = ()) -> dict[str, Outcome]:
-    """Brings every stage up to date and returns the outcomes by stage name. Raises StageError and what the stages raise."""
+def run_experiment(
+    experiment: Experiment, out: Path, console: Console, *, tracking: str, text: str = "", force: Sequence[str] = ()
+) -> dict[str, Outcome]:
+    """Brings every stage up to date and returns the outcomes by stage name.
+
+    tracking: an MLflow URI or "none"; text: the experiment as YAML, kept with its run. Raises StageError and what the stages raise.
+    """
     unknown = sorted(set(force) - {stage.name for stage in stages(experiment)})
     if unknown:
         names = ", ".join(stage.name for stage in stages(experiment))
         raise StageError(f"There is no stage {unknown[0]!r} to force: name one of {names}.")
     with alone(out):
-        return _Run(experiment, out, console, text).go(force)
+        return _Run(experiment, out, console, tracking, text).go(force)
 
 
 class _Run:
-    def __init__(self, experiment: Experiment, out: Path, console: Console, text: str) -> None:
+    def __init__(self, experiment: Experiment, out: Path, console: Console, tracking: str, text: str) -> None:
         self.out, self.console, self.text = out, console, text
         self.stages = stages(experiment, render_progress=console.is_terminal)
-        uri = experiment.tracking or default_uri(out)
-        self.tracker = None if uri == "none" else Tracker(uri, experiment.name, out, lambda line: console.print(f"[yellow]{line}"))
+        self.tracker = (
+            None if tracking == "none" else Tracker(tracking, experiment.name, out, lambda line: console.print(f"[yellow]{line}"))
+        )
         self.fingerprint: str | None = None
         self.open = contextlib.ExitStack()
         self.folder: Path | None = None
@@ -78,7 +84,7 @@ class _Run:
                 self.tracker.end(status)
             raise
         if self.tracker:
-            self.tracker.end("FINISHED")
+            self.tracker.end("FINISHED", figures(outcomes))
         return outcomes
 
     def started(self, step: Step) -> None:
@@ -137,20 +143,17 @@ def watching(stage: Stage, folder: Path, console: Console) -> Iterator[None]:
     """Shows a training's journal as a progress bar; without a terminal a line every half minute."""
     stop = threading.Event()
     journal = folder / "journal.jsonl"
-    bar: Any = Progress(
-        TextColumn("      {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
-        console=console, transient=True,
-    ) if console.is_terminal else None  # fmt: skip
+    columns = (TextColumn("      {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    bar: Any = Progress(*columns, console=console, transient=True) if console.is_terminal else None
 
     def work() -> None:
         task = bar.add_task("starting", total=None) if bar else None
         offset, printed = (journal.stat().st_size if journal.exists() else 0), time.monotonic()
         while not stop.wait(0.5):
-            last = None
-            for last, offset in entries(journal, offset):  # noqa: B007
-                pass
-            if last is None:
+            fresh = list(entries(journal, offset))
+            if not fresh:
                 continue
+            last, offset = fresh[-1]
             metrics: Any = last["metrics"]
             step = int(str(last["step"]))
             total = int(metrics["total_steps"])
@@ -172,14 +175,22 @@ def watching(stage: Stage, folder: Path, console: Console) -> Iterator[None]:
             thread.join(timeout=5)
 
 
+def figures(outcomes: dict[str, Outcome]) -> dict[str, float]:
+    """Every figure of all evaluations by arm, seed, name and weights."""
+    judged = [outcome for outcome in outcomes.values() if outcome.kind == "evaluate"]
+    return {f"{o.name.removeprefix('evaluate/')}/{name}": float(value) for o in judged for name, value in o.outputs["summary"].items()}
+
+
 def result_table(outcomes: dict[str, Outcome]) -> Table:
     """The figures of all evaluations, as the report shows them, for the terminal."""
     table = Table(box=None, pad_edge=False)
     for name in ("arm", "figure", "clouds", "pretrained", "random weights", "chance"):
-        table.add_column(name, justify="left" if name in ("arm", "figure", "clouds") else "right")
+        table.add_column(name, justify="left" if name in ("arm", "figure", "clouds") else "right", no_wrap=True, overflow="fold")
     for outcome in outcomes.values():
         if outcome.kind == "evaluate":
             for row in outcome.outputs["table"]:
+                if "_C0" in row["figure"] or "image_to_point" in row["figure"]:
+                    continue  # the report has them
                 cells = [f"{row[k]:.3f}" if row[k] is not None else "" for k in ("pretrained", "random", "chance")]
                 table.add_row(outcome.name.removeprefix("evaluate/"), row["figure"], row["clouds"], *cells)
     return table

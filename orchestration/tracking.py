@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from training.journal import entries
 BATCH = 1000  # MLflow's REST interface takes no more metrics in one call
 
 
-def default_uri(out: Path) -> str:
-    """The sqlite store beside an experiment's folder."""
-    return f"sqlite:///{out.resolve().parent / 'mlflow.db'}"
+def sqlite_uri(folder: Path) -> str:
+    """The store in a folder that holds experiments."""
+    return f"sqlite:///{folder.resolve() / 'mlflow.db'}"
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
@@ -30,6 +31,11 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
     if isinstance(value, Mapping):
         return {k: v for name, item in value.items() for k, v in flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()}
     return {prefix: value if isinstance(value, str) else json.dumps(value)}
+
+
+def _name(text: str) -> str:
+    """A figure's name in the letters that MLflow allows."""
+    return text.replace("@", "_at_")
 
 
 class Tracker:
@@ -48,7 +54,9 @@ class Tracker:
     def _tell(self, error: Exception) -> None:
         if not self._warned:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.warn(f"Tracking at {self.uri} does not answer ({first}); the run goes on, and the next `crossloom run` copies what is missing.")
+            self.warn(
+                f"Tracking at {self.uri} does not answer ({first}); the run goes on, and the next `crossloom run` copies what is missing."
+            )
         self._warned = True
         self._client = None
 
@@ -64,7 +72,9 @@ class Tracker:
             mlflow.set_tracking_uri(self.uri)
             client = MlflowClient(self.uri)
             found = client.get_experiment_by_name("crossloom")
-            artifacts = (self.out.resolve().parent / "mlartifacts").as_uri() if self.uri.startswith("sqlite:") else None
+            artifacts = (
+                Path(self.uri.removeprefix("sqlite:///")).with_name("mlartifacts").as_uri() if self.uri.startswith("sqlite:") else None
+            )
             self._experiment = found.experiment_id if found else client.create_experiment("crossloom", artifact_location=artifacts)
             self._client = client
         return self._client
@@ -82,12 +92,18 @@ class Tracker:
             except Exception as error:
                 self._tell(error)
 
-    def end(self, status: str) -> None:
-        """Closes the experiment's run: FINISHED, FAILED or KILLED."""
+    def end(self, status: str, figures: Mapping[str, float] | None = None) -> None:
+        """Closes the experiment's run, FINISHED, FAILED or KILLED, with its figures by name."""
+        from mlflow.entities import Metric
+
         with self._lock:
             try:
                 client = self._connect()
-                client.set_terminated(self._run(self.out / "tracking.json", self.name, None, {}), status)
+                run = self._run(self.out / "tracking.json", self.name, None, {})
+                if figures:
+                    now = int(time.time() * 1000)
+                    client.log_batch(run, metrics=[Metric(_name(name), value, now, 0) for name, value in figures.items()])
+                client.set_terminated(run, status)
             except Exception as error:
                 self._tell(error)
 
@@ -114,14 +130,9 @@ class Tracker:
         with self._lock:
             try:
                 memory = folder / "tracking.json"
-                if not memory.exists():
-                    parent = self._run(self.out / "tracking.json", self.name, None, {})
-                    run = self._run(memory, stage.name, parent, {"crossloom.stage": stage.kind, "crossloom.folder": str(folder)})
-                    new = True
-                else:
-                    parent = self._run(self.out / "tracking.json", self.name, None, {})
-                    new = json.loads(memory.read_text()).get("uri") != self.uri
-                    run = self._run(memory, stage.name, parent, {"crossloom.stage": stage.kind, "crossloom.folder": str(folder)})
+                new = not memory.exists() or json.loads(memory.read_text()).get("uri") != self.uri
+                parent = self._run(self.out / "tracking.json", self.name, None, {})
+                run = self._run(memory, stage.name, parent, {"crossloom.stage": stage.kind, "crossloom.folder": str(folder)})
                 kept = json.loads(memory.read_text())
                 if kept["done"]:
                     return
@@ -133,8 +144,9 @@ class Tracker:
                     if fingerprint:
                         client.set_tag(run, "crossloom.dataset", fingerprint)
                 batch: list[Any] = []
-                offset = kept["offset"]
-                for entry, offset in entries(folder / "journal.jsonl", kept["offset"]):
+                fresh = list(entries(folder / "journal.jsonl", kept["offset"]))
+                offset = fresh[-1][1] if fresh else kept["offset"]
+                for entry, _ in fresh:
                     step, stamp = int(str(entry["step"])), int(float(str(entry["time"])) * 1000)
                     metrics = entry["metrics"]
                     assert isinstance(metrics, dict)
@@ -155,7 +167,7 @@ class Tracker:
         for name in ("samples", "steps", "steps_per_second"):
             if isinstance(outcome.outputs.get(name), int | float):
                 numbers[name] = outcome.outputs[name]
-        client.log_batch(run, metrics=[Metric(name.replace("@", "_at_"), float(value), stamp, 0) for name, value in numbers.items()])
+        client.log_batch(run, metrics=[Metric(_name(name), float(value), stamp, 0) for name, value in numbers.items()])
         client.set_tag(run, "crossloom.fingerprint", outcome.outputs["fingerprint"])
         client.log_dict(run, outcome.outputs, "outputs.json")
         for name in outcome.outputs.get("artifacts", ()):
@@ -189,5 +201,3 @@ class Tracker:
         finally:
             stop.set()
             thread.join(timeout=30)
-
-

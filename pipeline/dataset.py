@@ -63,7 +63,7 @@ def begin(store: Store, recipe: Recipe, planned: Plan, renderer: str) -> dict[st
             "left_out": planned.left_out,
         },
         "renderer": renderer,
-        "codecs": {"png": png.CODEC, **{name: importlib.metadata.version(name) for name in ("isal", "numpy", "pyarrow")}},
+        "codecs": {"png": png.CODEC, **{name: importlib.metadata.version(name) for name in ("numpy", "pyarrow")}},
         "conventions": CONVENTIONS,
     }
     if not store.exists(NAME):

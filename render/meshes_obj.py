@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from render.checks import Flag
 from render.meshes import MAX_FACES, Material, Mesh, MeshError, Wrap
-from render.scan import fan, repair, scan_obj, scan_obj_counts
+from render.polygons import triangulate
+from render.scan import repair, scan_obj, scan_obj_counts
 from render.textures import find_inside, read_picture
 
 _CONTINUED = re.compile(rb"\\\r?\n")
@@ -50,7 +51,7 @@ class _Textures:
 
 
 def read_obj(path: Path, root: Path) -> Mesh:
-    """The mesh of an OBJ file: polygons become fans, one material for each name in use, three more numbers of a vertex its colour.
+    """The mesh of an OBJ file: one material for each name in use, three more numbers of a vertex its colour.
 
     Kd counts as sRGB; a texture (map_Kd) takes its place, as in most exporters' intention, who leave any Kd beside it.
     """
@@ -68,7 +69,8 @@ def read_obj(path: Path, root: Path) -> Mesh:
         raise MeshError("unreadable", f"{path}: line {line} is not what OBJ writes for a vertex or a face; write the file again.")
     flags: list[Flag] = []
     names, used_from, libraries = _statements(text, others, flags)
-    triangles, polygons = fan(starts)
+    vertices = np.ascontiguousarray(rows[:, :3])
+    triangles, polygons = triangulate(vertices, np.ascontiguousarray(corners[:, 0]), starts)
     looks, folders = _libraries(libraries, path, root, flags)
     # The material in force at a polygon is the last one named before it; −1 stands for none named yet.
     distinct = {name: number for number, name in enumerate(dict.fromkeys(names))}
@@ -92,7 +94,7 @@ def read_obj(path: Path, root: Path) -> Mesh:
         flags.append("uv_missing")
     colored = len(rows) > 0 and (rows[:, 7] == 6).all()
     return Mesh(
-        vertices=np.ascontiguousarray(rows[:, :3]),
+        vertices=vertices,
         faces=corners[triangles, 0],
         materials=tuple(materials) or (Material(),),
         face_material=face_material.astype(np.int32),

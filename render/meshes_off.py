@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from render.meshes import MAX_FACES, Material, Mesh, MeshError
-from render.scan import fan, repair, scan_off
+from render.polygons import triangulate
+from render.scan import repair, scan_off
 
 # ModelNet has files whose counts follow the keyword without a blank: OFF490 518 0.
 _HEADER = re.compile(rb"\s*(?:#[^\n]*\s+)*(ST)?(C)?(N)?(4)?(n)?OFF(?=[\s\d#]|$)[ \t]*(BINARY)?")
@@ -17,7 +18,7 @@ _COUNT = re.compile(rb"(?:\s|#[^\n]*(?:\n|$))*(\d+)(?=[\s#]|$)")
 
 
 def read_off(path: Path) -> Mesh:
-    """The mesh of an ASCII OFF, COFF, NOFF or STOFF file; polygons become fans, extra numbers of a line colours where 3 or 4 fit."""
+    """The mesh of an ASCII OFF, COFF, NOFF or STOFF file; extra numbers of a line colours where 3 or 4 fit."""
     text = path.read_bytes()
     header = _HEADER.match(text)
     if header is None:
@@ -47,7 +48,8 @@ def read_off(path: Path) -> Mesh:
             raise MeshError("unreadable", f"{path}: the file ends before its {counts[0]} vertices and {counts[1]} faces; fetch it again.")
         line = text.count(b"\n", 0, bad) + 1
         raise MeshError("unreadable", f"{path}: line {line} is no vertex or face of an OFF file.")
-    triangles, polygons = fan(starts)
+    vertices = np.ascontiguousarray(rows[:, :3])
+    triangles, polygons = triangulate(vertices, corners, starts)
     first = 3 + 3 * normals
     width = int(rows[0, 11]) - first - 2 * textured if len(rows) else 0
     vertex_colors = None
@@ -57,7 +59,7 @@ def read_off(path: Path) -> Mesh:
     if len(color_counts) and color_counts[0] in (3, 4) and (color_counts == color_counts[0]).all():
         face_colors = _colors(colors[:, : color_counts[0]])[polygons]
     return Mesh(
-        vertices=np.ascontiguousarray(rows[:, :3]),
+        vertices=vertices,
         faces=corners[triangles],
         materials=(Material(),) if vertex_colors is None and face_colors is None else (Material(base_color=np.ones(4, np.float32)),),
         face_material=np.zeros(len(triangles), np.int32),

@@ -110,13 +110,52 @@ def sample(table, t, u, v, ux, uy, vx, vy, to_linear):  # type: ignore[no-untype
         u, v = 0.0, 0.0
     dx = (ux * w) * (ux * w) + (vx * h) * (vx * h)
     dy = (uy * w) * (uy * w) + (vy * h) * (vy * h)
-    square = max(dx, dy)
+    MODE = "aniso"
+    if MODE == "aniso":
+        if dx >= dy:
+            major, minor, au, av = dx, dy, ux, vx
+        else:
+            major, minor, au, av = dy, dx, uy, vy
+        taps = 1
+        while taps < 8 and minor * taps * taps < 0.7*major and major > 1.0:
+            taps += 1
+        square = max(minor, major / (taps * taps))
+    else:
+        square = max(dx, dy)
     level = 0
-    # the nearest level: 2^level texels wide for a footprint below √2·2^level
     while square >= 2.0 and level + 1 < table.levels[t]:
         square *= 0.25
         level += 1
         w, h = max(w >> 1, 1), max(h >> 1, 1)
+    if MODE == "aniso":
+        if taps == 1:
+            return _bilinear(table, t, level, w, h, u, v, to_linear)
+        r = g = b = np.float32(0.0)
+        for i in range(taps):
+            d = (i + 0.5) / taps - 0.5
+            a0, a1, a2 = _bilinear(table, t, level, w, h, u + d * au, v + d * av, to_linear)
+            r += a0
+            g += a1
+            b += a2
+        k = np.float32(1.0 / taps)
+        return r * k, g * k, b * k
+    else:
+        if square < 0.25:
+            return _bilinear(table, t, level, w, h, u, v, to_linear)
+        r = g = b = np.float32(0.0)
+        for i in range(4):
+            ox = -0.125 if i == 0 else 0.375 if i == 1 else -0.375 if i == 2 else 0.125
+            oy = -0.375 if i == 0 else -0.125 if i == 1 else 0.125 if i == 2 else 0.375
+            a0, a1, a2 = _bilinear(table, t, level, w, h, u + ox * ux + oy * uy, v + ox * vx + oy * vy, to_linear)
+            r += a0
+            g += a1
+            b += a2
+        k = np.float32(0.25)
+        return r * k, g * k, b * k
+
+
+@kernel
+def _bilinear(table, t, level, w, h, u, v, to_linear):  # type: ignore[no-untyped-def]
     x = u * w - 0.5
     y = (1.0 - v) * h - 0.5
     fx, fy = np.floor(x), np.floor(y)

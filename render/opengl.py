@@ -1,7 +1,8 @@
 """The renderer on OpenGL, by pyrender through EGL, or OSMesa where there is no EGL: for GPUs, and as a second opinion on `render.raster`.
 
-Colours are pyrender's: its gamma is a power of 2.2 and four samples a pixel are averaged after it, so they look like the rasteriser's
-without being equal. Mask, depth and face numbers come from a pass of our own, `render.opengl_faces`.
+Light comes as colours of the corners, since pyrender's own lights are one-sided and add a gloss that the style does not have. Its gamma
+is a power of 2.2 and four samples a pixel are averaged after it, so colours look like the rasteriser's without being equal. Mask, depth
+and face numbers come from a pass of our own, `render.opengl_faces`.
 
 One context serves the process for its life, in the thread that made it: deleting one would end all others, and none survives a fork.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import math
 import os
 import sys
 import threading
@@ -27,7 +27,6 @@ from render.views import Style, Views
 
 _SOFTWARE = ("llvmpipe", "softpipe", "swrast", "swiftshader", "software")
 _EGL_CUDA_DEVICE_NV = 0x323A
-_MAX_LIGHTS = 4
 _TO_OPENGL_AXES = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -166,10 +165,6 @@ class OpenGLRenderer:
             raise RenderError(
                 "OpenGL belongs to the thread and process that started it; make the renderer where it is used, without a fork."
             )
-        if len(style.lights) * 2 > _MAX_LIGHTS:
-            raise RenderError(
-                f"The opengl renderer takes {_MAX_LIGHTS // 2} lights, not {len(style.lights)}; use fewer or the renderer raster."
-            )
         try:
             return self._render(mesh, cameras, style)
         except Exception as error:
@@ -177,56 +172,68 @@ class OpenGLRenderer:
 
     def _render(self, mesh: Mesh, cameras: Cameras, style: Style) -> Views:
         pyrender, renderer = self._context.pyrender, self._context.renderer
-        count, height, width = len(cameras.K), cameras.height, cameras.width
-        renderer.viewport_width, renderer.viewport_height = width, height
-        scene = pyrender.Scene(bg_color=[*style.background, 0.0], ambient_light=[style.ambient] * 3)
-        scene.add(_pyrender_mesh(pyrender, mesh))
-        lights = _add_lights(pyrender, scene, style)
+        renderer.viewport_width, renderer.viewport_height = cameras.width, cameras.height
+        scene = pyrender.Scene(bg_color=[*style.background, 0.0], ambient_light=[1.0, 1.0, 1.0])
         camera = pyrender.IntrinsicsCamera(1.0, 1.0, 0.0, 0.0)
         camera_node = scene.add(camera)
-        color = np.empty((count, height, width, 4), np.uint8)
-        triangles = mesh.vertices[mesh.faces].reshape(-1, 3)
-        for view in range(count):
-            K, world_to_camera = cameras.K[view], cameras.world_to_camera[view]
-            camera.znear, camera.zfar = depth_range(cameras, view, triangles)
+        materials = [_pyrender_material(pyrender, material, mesh.corner_uv is not None) for material in mesh.materials]
+        corners, paint, normals = mesh.vertices[mesh.faces], _corner_colors(mesh), _unit_normals(mesh)
+        color = np.empty((len(cameras.K), cameras.height, cameras.width, 4), np.uint8)
+        node = None
+        for view, (K, world_to_camera) in enumerate(zip(cameras.K, cameras.world_to_camera, strict=True)):
+            if node is None or any(light.frame == "camera" for light in style.lights):
+                light = _intensity(normals, style, world_to_camera[:3, :3])
+                if node is not None:
+                    scene.remove_node(node)
+                node = scene.add(_pyrender_mesh(pyrender, mesh, materials, corners, paint * light[:, None, None]))
+            camera.znear, camera.zfar = depth_range(cameras, view, corners.reshape(-1, 3))
             # Drawn upside down and turned back, so that the four samples of a pixel lie as those of a grid counted from the top.
-            camera.fx, camera.fy, camera.cx, camera.cy = K[0, 0], -K[1, 1], K[0, 2], height - K[1, 2]
-            pose = np.linalg.inv(world_to_camera) @ _TO_OPENGL_AXES
-            scene.set_pose(camera_node, pose)
-            for node, light_pose in lights:
-                scene.set_pose(node, pose @ light_pose)
+            camera.fx, camera.fy, camera.cx, camera.cy = K[0, 0], -K[1, 1], K[0, 2], cameras.height - K[1, 2]
+            scene.set_pose(camera_node, np.linalg.inv(world_to_camera) @ _TO_OPENGL_AXES)
             flags = pyrender.RenderFlags.RGBA | pyrender.RenderFlags.SKIP_CULL_FACES
             color[view] = renderer.render(scene, flags=flags)[0][::-1]
-        depth, face_ids, mask = self._context.faces.draw(triangles, cameras)
+        depth, face_ids, mask = self._context.faces.draw(corners.reshape(-1, 3), cameras)
         return Views(color, depth, mask, face_ids)
 
 
-def _pyrender_mesh(pyrender: Any, mesh: Mesh) -> Any:
-    """A primitive for each material, every triangle with its own corners, so that its normal and texture coordinates are its own."""
+def _unit_normals(mesh: Mesh) -> npt.NDArray[np.float64]:
     normals = doubled_area_vectors(mesh.vertices, mesh.faces)
-    normals /= np.maximum(np.sqrt((normals**2).sum(axis=1, keepdims=True)), 1e-300)
+    lengths = np.sqrt((normals**2).sum(axis=1, keepdims=True))
+    return np.asarray(normals / np.maximum(lengths, 1e-300))
+
+
+def _intensity(normals: npt.NDArray[np.float64], style: Style, rotation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What each face (F, 3) gets of light, in a view with this rotation to the camera: ambient + Σ intensity |n·l|."""
+    total = np.full(len(normals), style.ambient)
+    for light in style.lights:
+        direction = np.array(light.direction, np.float64)
+        direction = direction @ rotation if light.frame == "camera" else direction
+        total += light.intensity * np.abs(normals @ direction) / max(float(np.linalg.norm(direction)), 1e-300)
+    return total
+
+
+def _corner_colors(mesh: Mesh) -> npt.NDArray[np.float64]:
+    """Vertex or else face colours in linear light, (F, 3, 3); ones where there are none."""
+    if mesh.vertex_colors is not None:
+        return _linear(mesh.vertex_colors[mesh.faces, :3] / 255)
+    if mesh.face_colors is not None:
+        return np.repeat(_linear(mesh.face_colors[:, None, :3] / 255), 3, axis=1)
+    return np.ones((len(mesh.faces), 3, 3))
+
+
+def _pyrender_mesh(
+    pyrender: Any, mesh: Mesh, materials: list[Any], corners: npt.NDArray[np.float64], colors: npt.NDArray[np.float64]
+) -> Any:
+    """A primitive for each material; triangles have corners (F, 3, 3) of their own, since light and texture coordinates are."""
     primitives = []
-    for number, material in enumerate(mesh.materials):
+    opaque = np.concatenate((colors, np.ones_like(colors[..., :1])), axis=2)
+    for number, material in enumerate(materials):
         here = np.flatnonzero(mesh.face_material == number)
-        if len(here) == 0:
-            continue
-        colors = None
-        if mesh.vertex_colors is not None:
-            colors = _linear(mesh.vertex_colors[mesh.faces[here]].reshape(-1, 4) / 255)
-        elif mesh.face_colors is not None:
-            colors = _linear(np.repeat(mesh.face_colors[here] / 255, 3, axis=0))
-        if colors is not None:
-            colors[:, 3] = 1
-        textured = material.texture is not None and mesh.corner_uv is not None
-        primitives.append(
-            pyrender.Primitive(
-                positions=mesh.vertices[mesh.faces[here]].reshape(-1, 3),
-                normals=np.repeat(normals[here], 3, axis=0),
-                texcoord_0=mesh.corner_uv[here].reshape(-1, 2) if textured and mesh.corner_uv is not None else None,
-                color_0=colors,
-                material=_pyrender_material(pyrender, material, textured),
+        if len(here):
+            uv = mesh.corner_uv[here].reshape(-1, 2) if mesh.corner_uv is not None and material.baseColorTexture is not None else None
+            primitives.append(
+                pyrender.Primitive(corners[here].reshape(-1, 3), texcoord_0=uv, color_0=opaque[here].reshape(-1, 4), material=material)
             )
-        )
     return pyrender.Mesh(primitives)
 
 
@@ -240,9 +247,9 @@ def _pyrender_material(pyrender: Any, material: Material, textured: bool) -> Any
         opaque = material.texture.copy()
         opaque[..., 3] = 255
         texture = pyrender.Texture(source=opaque, source_channels="RGBA", sampler=sampler)
-    base = _linear(material.base_color.astype(np.float64))
+    base = _linear(material.base_color[:3].astype(np.float64))
     return pyrender.MetallicRoughnessMaterial(
-        baseColorFactor=[*base[:3], 1.0],
+        baseColorFactor=[*base, 1.0],
         baseColorTexture=texture,
         metallicFactor=0.0,
         roughnessFactor=1.0,
@@ -251,33 +258,6 @@ def _pyrender_material(pyrender: Any, material: Material, textured: bool) -> Any
     )
 
 
-def _add_lights(pyrender: Any, scene: Any, style: Style) -> list[tuple[Any, npt.NDArray[np.float64]]]:
-    """Two opposite lights for each of the style's, since |n·l| = max(n·l, 0) + max(−n·l, 0). Gives those that follow the camera with their
-    poses in OpenGL's camera axes."""
-    following = []
-    for light in style.lights:
-        for sign in (1.0, -1.0):
-            # pyrender's diffuse term is 0.96² of the colour over π, at normal incidence and the roughest surface.
-            source = pyrender.DirectionalLight(color=np.ones(3), intensity=light.intensity * math.pi / 0.96**2)
-            direction = sign * np.array(light.direction, np.float64)
-            if light.frame == "camera":
-                pose = _pointing(_TO_OPENGL_AXES[:3, :3] @ direction)
-                following.append((scene.add(source), pose))
-            else:
-                scene.add(source, pose=_pointing(direction))
-    return following
-
-
-def _pointing(direction: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A pose whose −z axis is the direction."""
-    z = -direction / np.linalg.norm(direction)
-    x = np.cross([0.0, 1.0, 0.0] if abs(z[1]) < 0.9 else [1.0, 0.0, 0.0], z)
-    x /= np.linalg.norm(x)
-    pose = np.eye(4)
-    pose[:3, 0], pose[:3, 1], pose[:3, 2] = x, np.cross(z, x), z
-    return pose
-
-
 def _linear(srgb: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Linear light of sRGB values, 0 to 1; alpha is passed through the same curve and not used."""
+    """Linear light of sRGB values, 0 to 1."""
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)

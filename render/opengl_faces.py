@@ -111,7 +111,7 @@ def resolve(
     mask = face >= 0
     depth = np.divide(len(ids), nearness.sum(axis=0), out=np.zeros(face.shape), where=mask)
     mixed = np.nonzero((ids != ids[0]).any(axis=0))
-    some, near = ids[(slice(None), *mixed)], nearness[(slice(None), *mixed)]
+    some, near = ids[:, mixed[0], mixed[1]], nearness[:, mixed[0], mixed[1]]
     same = some[:, None] == some[None]
     count = np.where(some >= 0, same.sum(axis=1), 0)
     total = (same * near[None]).sum(axis=1)

@@ -189,7 +189,7 @@ def scan_off(
 
 @numba.njit(cache=True)
 def scan_obj_counts(data: npt.NDArray[np.uint8]) -> tuple[int, int, int, int, int]:
-    """Upper bounds for `scan_obj`: lines v, vt and f, corners, other statements."""
+    """Upper bounds for `scan_obj`: lines v, vt and f, corners, statements that begin with u, m, l or p."""
     vertices = uvs = faces = corners = others = 0
     i, end = 0, len(data)
     while i < end:
@@ -214,7 +214,7 @@ def scan_obj_counts(data: npt.NDArray[np.uint8]) -> tuple[int, int, int, int, in
                     corners += blank
                     blank = False
                 i += 1
-        elif c != 35:
+        elif c == 117 or c == 109 or c == 108 or c == 112:
             others += 1
         while i < end and data[i] != 10 and data[i] != 13:
             i += 1
@@ -237,8 +237,8 @@ def scan_obj(
     """The v, vt and f lines of an OBJ file.
 
     Gives vertex rows (V, 8) with column 7 the numbers found, uv (T, 2), corner ranges (F + 1,), corners (C, 2) of vertex and uv numbers
-    counted from 0 (−1: none, −2: invalid), other statements (S, 3) as (start, end, faces before), and the tokens left to Python for
-    rows and for uv as (index, start, end); last the place + 1 of an error or 0.
+    counted from 0 (−1: none, −2: invalid), statements (S, 3) that begin with u, m, l or p as (start, end, faces before), and the tokens
+    left to Python for rows and for uv as (index, start, end); last the place + 1 of an error or 0.
     """
     end = len(data)
     rows = np.zeros((vertex_limit, 8))
@@ -313,7 +313,7 @@ def scan_obj(
                 k += 1
             f += 1
             starts[f] = k
-        elif c != 35:
+        elif c == 117 or c == 109 or c == 108 or c == 112:
             others[o, 0] = i
             while i < end and data[i] != 10 and data[i] != 13:
                 i += 1
@@ -323,20 +323,3 @@ def scan_obj(
         while i < end and data[i] != 10 and data[i] != 13:
             i += 1
     return rows[:v], uvs[:t], starts[: f + 1], corners[:k], others[:o], slow_rows[:sv], slow_uvs[:st], error
-
-
-@numba.njit(cache=True)
-def fan(starts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Triangles (F, 3) of corner places, and the polygon (F,) that each is from, for polygons given as ranges of corners."""
-    count = 0
-    for p in range(len(starts) - 1):
-        count += max(0, starts[p + 1] - starts[p] - 2)
-    triangles = np.empty((count, 3), np.int64)
-    polygons = np.empty(count, np.int64)
-    n = 0
-    for p in range(len(starts) - 1):
-        for k in range(starts[p] + 1, starts[p + 1] - 1):
-            triangles[n, 0], triangles[n, 1], triangles[n, 2] = starts[p], k, k + 1
-            polygons[n] = p
-            n += 1
-    return triangles, polygons

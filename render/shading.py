@@ -11,24 +11,25 @@ from render.mipmaps import sample
 from render.simd import all_lanes, equal, float16lanes, int16lanes, kernel, load16, not_negative, store16
 
 UNSEEN, FLAT, VARYING = np.uint8(0), np.uint8(1), np.uint8(2)
-_ZERO, _ONE, _HALF, _QUARTER = np.float32(0.0), np.float32(1.0), np.float32(0.5), np.float32(0.25)
+_ZERO, _ONE, _HALF = np.float32(0.0), np.float32(1.0), np.float32(0.5)
+_BYTES_0_2, _TWO_0_2, _2, _8 = np.uint32(0x00FF00FF), np.uint32(0x00020002), np.uint32(2), np.uint32(8)
 _U1, _U2, _U3 = np.uint64(1), np.uint64(2), np.uint64(3)
 
 
 class Seen(NamedTuple):
-    """What is known in the view at hand. state, lit (·, 4) linear colour and packed uint32 sRGB are indexed by face + 1, 0 being the
-    background; attributes (F, 18) by face, and without rows where no colour varies."""
+    """What is known in the view at hand. state and packed, four bytes of sRGB and alpha, are indexed by face + 1, 0 being the background;
+    lit (F, 3), linear, and attributes (F, 18) by face, and without rows where no colour varies."""
 
     state: npt.NDArray[np.uint8]
-    lit: npt.NDArray[np.float32]
     packed: npt.NDArray[np.uint32]
+    lit: npt.NDArray[np.float32]
     attributes: npt.NDArray[np.float64]
 
 
 def room_for_faces(faces: int, varying: bool) -> Seen:
     """Arrays for so many faces, not filled."""
-    n = faces + 1
-    return Seen(np.empty(n, np.uint8), np.empty((n, 4), np.float32), np.empty(n, np.uint32), np.empty((faces if varying else 0, 18)))
+    many = faces if varying else 0
+    return Seen(np.empty(faces + 1, np.uint8), np.empty(faces + 1, np.uint32), np.empty((many, 3), np.float32), np.empty((many, 18)))
 
 
 @kernel
@@ -69,12 +70,11 @@ def _light_face(f, light, faces, H, p, seen):  # type: ignore[no-untyped-def]
     colored = p.vertex_color.shape[0] > 0
     if not (colored or p.face_texture[f] >= 0):
         r, g, b = _unit(p.face_color[f, 0] * intensity), _unit(p.face_color[f, 1] * intensity), _unit(p.face_color[f, 2] * intensity)
-        lit[f + 1, 0], lit[f + 1, 1], lit[f + 1, 2] = r, g, b
         seen.packed[f + 1] = _pack(r, g, b, 255, p.to_srgb)
         seen.state[f + 1] = FLAT
         return
     for c in range(3):
-        lit[f + 1, c] = p.face_color[f, c] * intensity
+        lit[f, c] = p.face_color[f, c] * intensity
     seen.state[f + 1] = VARYING
     i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
     out = seen.attributes
@@ -97,7 +97,7 @@ def _light_face(f, light, faces, H, p, seen):  # type: ignore[no-untyped-def]
 @kernel
 def _shade(f, x, y, p, seen):  # type: ignore[no-untyped-def]
     """Linear colour of a VARYING face at the pixel position (x, y)."""
-    r, g, b = seen.lit[f + 1, 0], seen.lit[f + 1, 1], seen.lit[f + 1, 2]
+    r, g, b = seen.lit[f, 0], seen.lit[f, 1], seen.lit[f, 2]
     a = seen.attributes
     total = a[f, 0] * x + a[f, 1] * y + a[f, 2]
     inverse = 1.0 / total if total != 0.0 else 0.0
@@ -132,15 +132,15 @@ def resolve(faces, H, p, light, background, near, width, stride, samples, seen, 
     """Samples to pixels, and the samples cleared. color, depth, mask, face_ids (H·W,), the colour as uint32 of four bytes, red first.
 
     ids hold face + 1, 0 where nothing was drawn. The face of a pixel is the one that most of its samples see, the nearest among equals;
-    its depth is the harmonic mean over those samples, which for a whole pixel is the depth of the face at the centre. Colours are averaged
-    in linear light. A colour that varies is looked up once for each face of a pixel, amid the samples that see it.
+    its depth is the harmonic mean over those samples, which for a whole pixel is the depth of the face at the centre. A colour that varies
+    is looked up once for each face of a pixel, amid the samples that see it. The four colours are averaged as sRGB bytes, as pictures are
+    when they are resized: even steps on dark edges too.
     """
-    state, packed, lit = seen.state, seen.packed, seen.lit
+    state, packed = seen.state, seen.packed
     zbuf, ids, box = samples.inverse_z, samples.ids, samples.box
     for f in range(state.shape[0]):
         state[f] = UNSEEN
     packed[0] = _pack(background[0], background[1], background[2], 0, p.to_srgb)
-    lit[0, 0], lit[0, 1], lit[0, 2] = background[0], background[1], background[2]
     state[0] = FLAT
     nothing = packed[0]
     for i in range(color.shape[0]):
@@ -180,24 +180,23 @@ def resolve(faces, H, p, light, background, near, width, stride, samples, seen, 
                     mask[i] = True
                     face_ids[i] = f0 - 1
                     continue
-                for f in (f0, f1, f2, f3):
-                    if state[f] == UNSEEN:
-                        _light_face(f - 1, light, faces, H, p, seen)
-                r = g = b = _ZERO
+                even = odd = np.uint32(0)
                 for s in range(4):
                     f = f0 if s == 0 else f1 if s == 1 else f2 if s == 2 else f3
+                    if state[f] == UNSEEN:
+                        _light_face(f - 1, light, faces, H, p, seen)
                     if state[f] == FLAT:
-                        r += lit[f, 0]
-                        g += lit[f, 1]
-                        b += lit[f, 2]
+                        even += packed[f] & _BYTES_0_2
+                        odd += packed[f] >> _8 & _BYTES_0_2
                     elif s == 0 or (f != f0 and (s == 1 or (f != f1 and (s == 2 or f != f2)))):
                         count, cx, cy = _amid(f, f0, f1, f2, f3)
-                        fr, fg, fb = _shade(f - 1, x + 0.5 + cx, y + 0.5 + cy, p, seen)
-                        r += fr * count
-                        g += fg * count
-                        b += fb * count
+                        r, g, b = _shade(f - 1, x + 0.5 + cx, y + 0.5 + cy, p, seen)
+                        c = _pack(r, g, b, 255, p.to_srgb)
+                        even += (c & _BYTES_0_2) * count
+                        odd += (c >> _8 & _BYTES_0_2) * count
+                # the four bytes averaged, alpha among them, with rounding
+                color[i] = even + _TWO_0_2 >> _2 & _BYTES_0_2 | (odd + _TWO_0_2 >> _2 & _BYTES_0_2) << _8
                 covered = (f0 > 0) + (f1 > 0) + (f2 > 0) + (f3 > 0)
-                color[i] = _pack(r * _QUARTER, g * _QUARTER, b * _QUARTER, (covered * 255 + 2) // 4, p.to_srgb)
                 if covered >= 2:
                     f, z = _majority(f0, f1, f2, f3, z0, z1, z2, z3, 2.0 / near)
                     depth[i] = z
@@ -213,7 +212,7 @@ def _amid(f, f0, f1, f2, f3):  # type: ignore[no-untyped-def]
     """How many samples of a pixel see f, and their mean position from the centre, in pixels."""
     m0, m1, m2, m3 = np.int32(f0 == f), np.int32(f1 == f), np.int32(f2 == f), np.int32(f3 == f)
     n = m0 + m1 + m2 + m3
-    return np.float32(n), (3 * m1 - m0 - 3 * m2 + m3) / (8.0 * n), (m2 - 3 * m0 - m1 + 3 * m3) / (8.0 * n)
+    return np.uint32(n), (3 * m1 - m0 - 3 * m2 + m3) / (8.0 * n), (m2 - 3 * m0 - m1 + 3 * m3) / (8.0 * n)
 
 
 @kernel

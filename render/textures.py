@@ -22,13 +22,13 @@ def find_inside(name: str, folder: Path, root: Path) -> Path | None:
     """
     name = name.replace("\\", "/").strip()
     inside = root.resolve()
-    for candidate in (folder / name, folder / name.rsplit("/", 1)[-1]):
-        for path in (candidate, _any_case(candidate)):
-            try:
-                if path is not None and path.is_file() and path.resolve().is_relative_to(inside):
-                    return path.resolve()
-            except (OSError, ValueError):
-                continue
+    exact = [folder / name, folder / name.rsplit("/", 1)[-1]]
+    for candidate in (exact[0], *map(_any_case, exact)):
+        try:
+            if candidate is not None and candidate.is_file() and candidate.resolve().is_relative_to(inside):
+                return candidate.resolve()
+        except (OSError, ValueError):
+            continue
     return None
 
 

@@ -1,6 +1,8 @@
 """The house has one direction: render <- pipeline <- training <- orchestration; and each package leaves out what it must not know."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,9 +38,7 @@ def test_a_package_imports_only_from_those_before_it(package: str) -> None:
 
 
 def test_the_help_needs_no_heavy_package() -> None:
-    code = "import sys, orchestration.cli; print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'ray', 'mlflow', 'numba', 'trimesh', 'sklearn', 'transformers', 'pyarrow'}))"
-    import subprocess
-    import sys
-
+    heavy = {"torch", "ray", "mlflow", "numba", "trimesh", "sklearn", "transformers", "pyarrow"}
+    code = f"import sys, orchestration.cli; print(sorted({{m.split('.')[0] for m in sys.modules}} & {heavy}))"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,7 @@ class Steps(Sampler[list[tuple[int, int]]]):
                 yield [(int(index), epoch) for index in chosen]
 
 
-class _Prepared(torch.utils.data.Dataset[Sample]):
+class _Prepared(torch.utils.data.Dataset[Any]):
     def __init__(self, prepare: Prepare) -> None:
         self.prepare = prepare
 
@@ -70,7 +71,7 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def loader(prepare: Prepare, steps: Steps, processes: int, pin: bool) -> DataLoader[dict[str, Tensor]]:
+def loader(prepare: Prepare, steps: Steps, processes: int, pin: bool) -> DataLoader[Any]:
     """Batches of the steps in order. processes = 0 prepares in this process; else `prepare` must pickle (a partial of a plain function)."""
     return DataLoader(
         _Prepared(prepare),

@@ -61,12 +61,16 @@ def load(folder: Path) -> Encoder:
     try:
         config = _config.validate_python(record["config"])
     except ValidationError as error:
-        raise FileError(f"{folder / 'encoder.json'} names an encoder that this version does not know: {error.errors()[0]['msg']}.") from error
+        raise FileError(
+            f"{folder / 'encoder.json'} names an encoder that this version does not know: {error.errors()[0]['msg']}."
+        ) from error
     module = build(config)
     try:
         module.load_state_dict(read_tensors(folder, "encoder"))
     except RuntimeError as error:
-        raise FileError(f"The weights in {folder} are not those of a {config.kind} with the sizes in encoder.json: name the folder that belongs to them.") from error
+        raise FileError(
+            f"The weights in {folder} are not those of a {config.kind} with the sizes in encoder.json: name another folder."
+        ) from error
     if fingerprint(module, config) != record["fingerprint"]:
         raise FileError(f"The weights in {folder} have another fingerprint than encoder.json records: export the encoder again.")
     return Encoder(module.eval(), config, record["fingerprint"], record["provenance"])

@@ -32,13 +32,11 @@ Pictures = tuple[npt.NDArray[np.uint8], Floats, npt.NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """draw gives colour (V, H, W, 4), depth and mask (V, H, W). finer · finer times its samples a pixel are 64. linear says where it averages
-    the samples of a pixel: in linear light or in sRGB, which its reference then does too."""
+    """draw gives colour (V, H, W, 4), depth and mask (V, H, W). finer · finer times its samples a pixel are 64."""
 
     name: str
     draw: Callable[[Mesh, Cameras, Style], Pictures]
     finer: int
-    linear: bool
 
 
 @dataclass(frozen=True)
@@ -149,14 +147,9 @@ def supersampled(candidate: Candidate, mesh: Mesh, cameras: Cameras, style: Styl
     k = candidate.finer
     K = cameras.K * np.array([k, k, 1.0])[:, None]
     large = replace(cameras, K=K, width=cameras.width * k, height=cameras.height * k)
-    picture = candidate.draw(mesh, large, style)[0] / 255
-    if candidate.linear:
-        picture[..., :3] = np.where(picture[..., :3] <= 0.04045, picture[..., :3] / 12.92, ((picture[..., :3] + 0.055) / 1.055) ** 2.4)
+    picture = candidate.draw(mesh, large, style)[0]
     V, H, W = len(K), cameras.height, cameras.width
-    picture = picture.reshape(V, H, k, W, k, 4).mean(axis=(2, 4))
-    if candidate.linear:
-        picture[..., :3] = np.where(picture[..., :3] <= 0.0031308, picture[..., :3] * 12.92, 1.055 * picture[..., :3] ** (1 / 2.4) - 0.055)
-    return 255 * picture
+    return picture.reshape(V, H, k, W, k, 4).mean(axis=(2, 4))
 
 
 def _rows(
@@ -186,7 +179,7 @@ def _rows(
 
 def _candidates() -> list[Candidate]:
     raster = RasterRenderer()
-    candidates = [Candidate("raster", _of_renderer(raster), 4, True)]
+    candidates = [Candidate("raster", _of_renderer(raster), 4)]
     for make in (_pyrender, _embree):
         try:
             candidates.append(make())
@@ -205,10 +198,10 @@ def _of_renderer(renderer: Any) -> Callable[[Mesh, Cameras, Style], Pictures]:
 
 def _pyrender() -> Candidate:
     """pyrender as it comes: its own lighting (one-sided) and its depth; flat shading, culling off so that nothing is missing."""
-    from render.opengl import OpenGLRenderer, _pyrender_mesh
+    os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
+    import pyrender
 
-    context = OpenGLRenderer()._context
-    pyrender, renderer = context.pyrender, context.renderer
+    renderer = pyrender.OffscreenRenderer(64, 64)
 
     def draw(mesh: Mesh, cameras: Cameras, style: Style) -> Pictures:
         V, H, W = len(cameras.K), cameras.height, cameras.width
@@ -229,7 +222,36 @@ def _pyrender() -> Candidate:
             color[v], depth[v] = renderer.render(scene, flags=flags)
         return color, depth, depth > 0
 
-    return Candidate("pyrender", draw, 4, False)
+    return Candidate("pyrender", draw, 4)
+
+
+def _pyrender_mesh(pyrender: Any, mesh: Mesh) -> Any:
+    """A primitive for each material; every corner has its face's normal, as pyrender itself lays out a mesh for flat shading."""
+    corners = mesh.vertices[mesh.faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
+    primitives = []
+    for number, material in enumerate(mesh.materials):
+        here = np.flatnonzero(mesh.face_material == number)
+        if len(here) == 0:
+            continue
+        textured = material.texture is not None and mesh.corner_uv is not None
+        primitives.append(
+            pyrender.Primitive(
+                positions=corners[here].reshape(-1, 3),
+                normals=np.repeat(normals[here], 3, axis=0),
+                texcoord_0=mesh.corner_uv[here].reshape(-1, 2) if textured and mesh.corner_uv is not None else None,
+                color_0=None if mesh.face_colors is None else np.repeat(mesh.face_colors[here] / 255, 3, axis=0),
+                material=pyrender.MetallicRoughnessMaterial(
+                    baseColorFactor=[*material.base_color[:3], 1.0],
+                    baseColorTexture=pyrender.Texture(source=material.texture, source_channels="RGBA") if textured else None,
+                    metallicFactor=0.0,
+                    alphaMode="OPAQUE",
+                    doubleSided=True,
+                ),
+            )
+        )
+    return pyrender.Mesh(primitives)
 
 
 def _embree() -> Candidate:
@@ -271,7 +293,7 @@ def _embree() -> Candidate:
             depth[v].reshape(-1)[hit] = found["tfar"][hit]
         return color, depth, depth > 0
 
-    return Candidate("embree", draw, 8, True)
+    return Candidate("embree", draw, 8)
 
 
 def _texels(mesh: Mesh, face: npt.NDArray[np.int32], u: Floats, v: Floats) -> Floats:

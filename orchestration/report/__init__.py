@@ -201,7 +201,7 @@ def _stages(outcomes: Mapping[str, Outcome]) -> list[tuple[str, float, str, floa
 
 
 def _throughput(value: Any) -> str:
-    """", 12.3 assets per s" and the like, of the numbers that a generation told."""
+    """ ", 12.3 assets per s" and the like, of the numbers that a generation told."""
     if not isinstance(value, Mapping):
         return ""
     known = [(name, number) for name, number in value.items() if isinstance(number, int | float) and name.endswith("_per_s") and number]

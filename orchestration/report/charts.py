@@ -58,7 +58,7 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def lines(title: str, series: Sequence[Series], *, x_label: str = "step", window: int | None = None) -> Markup:
-    """A line chart: each series faintly as it is and strongly as its moving average over `window` values (a thirtieth of it by default)."""
+    """A line chart: each series faintly as it is and strongly as its moving average over `window` values (by default a thirtieth of it, but five at least)."""
     series = [Series(s.label, [(x, y) for x, y in s.points if math.isfinite(y)]) for s in series]
     series = [s for s in series if s.points]
     if not series:
@@ -92,7 +92,7 @@ def lines(title: str, series: Sequence[Series], *, x_label: str = "step", window
     drawn += [mark.format(px(x), _HEIGHT - 8, f"{x:,g}") for x in marks]
     for number, one in enumerate(series):
         color = number % COLORS
-        width = max(1, len(one.points) // 30) if window is None else window
+        width = (max(5, len(one.points) // 30) if len(one.points) >= 20 else 1) if window is None else window
         values = smooth(np.array([y for _, y in one.points], np.float64), width)
         even = [(x, float(y)) for (x, _), y in zip(one.points, values, strict=True)]
         if width > 1:
@@ -108,6 +108,7 @@ def lines(title: str, series: Sequence[Series], *, x_label: str = "step", window
 
 def dots(pretrained: float | None, random: float | None, chance: float | None) -> Markup:
     """One figure on a scale from 0 to 1: a full dot for pretrained, a ring for random weights, a stroke for chance."""
+
     def at(value: float) -> float:
         return 6 + 148 * min(max(value, 0.0), 1.0)
 

@@ -20,7 +20,7 @@ _MAP_POINTS = 1500
 @dataclass(frozen=True)
 class Evidence:
     """Test samples of one evaluation, clouds as they are: keys, class names, numbers in the dataset (n each); features (n, F) of both
-    encoders; embeddings (n, D) of clouds and of the images `views`, a member of each sample, unit length. None for what the evaluation did not keep."""
+    encoders; embeddings (n, D) of clouds and of the images `views`, a member of each sample, unit length. What was not kept is None."""
 
     keys: list[str]
     classes: list[str]

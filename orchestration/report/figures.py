@@ -77,7 +77,7 @@ def mean(values: tuple[float, ...]) -> float | None:
 
 
 def percent(values: tuple[float, ...]) -> str:
-    """"71.3", or "71.3 ± 0.8" with the standard deviation (ddof 1) over seeds where there are several."""
+    """ "71.3", or "71.3 ± 0.8" with the standard deviation (ddof 1) over seeds where there are several."""
     if not values:
         return "–"
     words = f"{100 * statistics.fmean(values):.1f}"
@@ -158,11 +158,19 @@ def _tree(
         ("seeds", f"training {', '.join(map(str, seeds))}; evaluation {figure['seed']}"),
         ("protocol", f"{label(figure['protocol'], figure['metric'])}; clouds {'turned at random' if figure['turned'] else 'as they are'}"),
     ]
+    if len(seeds) > 1:
+        found.append(("  of training seed", str(seeds[0])))
     found += [(f"  {name}".replace("_", " "), _words(value)) for name, value in figure["details"].items() if name not in _KEPT_OUT]
     config = next((o.outputs.get("config") for n, o in outcomes.items() if n == f"pretrain/{arm}/s{seeds[0]}"), None)
     changed = [f"{key} {paper} → {here}" for key, paper, here in differences(config)] if config else []
-    found.append(("differs from the paper", "\n".join(filter(None, [_data(outcomes), *changed, _PROTOCOLS.get(figure["protocol"])]))))
+    found.append(("differs from the paper", "\n".join(filter(None, [_data(outcomes), *changed, _protocol(figure)]))))
     return found
+
+
+def _protocol(figure: Mapping[str, Any]) -> str:
+    if figure["metric"].startswith("accuracy_C"):
+        return ""
+    return _PROTOCOLS.get(figure["protocol"], "")
 
 
 def _data(outcomes: Mapping[str, Outcome]) -> str:

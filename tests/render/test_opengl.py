@@ -88,7 +88,6 @@ def test_the_renderers_agree_on_built_in_shapes(ask: Ask, cls: str) -> None:
 
 
 @needs_opengl
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "pattern"), [("psb", "t*/*/*.off"), ("sh3d", "*/*/*.obj")])
 def test_the_renderers_agree_on_real_meshes(ask: Ask, name: str, pattern: str) -> None:
     files = sorted((DATA / name).glob(pattern))
@@ -108,8 +107,13 @@ def test_mask_depth_and_faces_tell_of_the_same_pixels(ask: Ask) -> None:
     assert np.array_equal(views.mask, views.depth > 0)
     assert np.array_equal(views.mask, views.face_ids >= 0)
     assert (views.color[~views.mask & (views.color[..., 3] == 0)][:, :3] == 255).all()
-    # The ray through a pixel's centre meets the plane of the face seen there at the depth given, but at the outline.
-    view, row, column = np.nonzero(views.mask)
+    # Where all about sees one face, the ray through a pixel's centre meets that face's plane at the depth given.
+    inner = views.mask.copy()
+    for row in (-1, 0, 1):
+        for column in (-1, 0, 1):
+            inner &= np.roll(views.face_ids, (row, column), (1, 2)) == views.face_ids
+    view, row, column = np.nonzero(inner)
+    assert len(view) > 1000
     rays = np.stack(
         [
             (column + 0.5 - cameras.K[view, 0, 2]) / cameras.K[view, 0, 0],
@@ -122,8 +126,7 @@ def test_mask_depth_and_faces_tell_of_the_same_pixels(ask: Ask) -> None:
     corners = np.einsum("nij,nkj->nki", rotation, mesh.vertices[mesh.faces[views.face_ids[view, row, column]]]) + translation[:, None]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     expected = (normals * corners[:, 0]).sum(axis=1) / (normals * rays).sum(axis=1)
-    errors = np.abs(expected - views.depth[view, row, column])
-    assert np.quantile(errors, 0.9) < 1e-4
+    assert np.abs(expected - views.depth[view, row, column]).max() < 1e-4
 
 
 @needs_opengl
@@ -216,10 +219,13 @@ def test_another_thread_or_a_forked_process_is_told_so(ask: Ask) -> None:
 
 
 @needs_opengl
-def test_more_lights_than_it_has_are_refused(ask: Ask) -> None:
-    lights = (Light(direction=(0, 0, 1), intensity=0.1),) * 3
-    with pytest.raises(RenderError, match="2 lights, not 3"):
-        ask(drawn, sphere(), ring(1, 0.0, size=32), Style(lights=lights))
+def test_light_is_the_styles_and_two_sided(ask: Ask) -> None:
+    # A square seen face on, with a light along the view and one at 60 degrees to it: a quarter + 0.4 + 0.3 / 2 = 0.8 of the light.
+    lights = (Light(direction=(0, 0, 2), intensity=0.4, frame="camera"), Light(direction=(3**0.5, 0, 1), intensity=0.3))
+    vertices = np.array([[-0.7, -0.7, 0], [0.7, -0.7, 0], [0.7, 0.7, 0], [-0.7, 0.7, 0]])
+    mesh = Mesh(vertices, np.array([[0, 1, 2], [0, 3, 2]], np.int32), (Material("", np.ones(4, np.float32)),), np.zeros(2, np.int32))
+    color = ask(drawn, mesh, ring(2, 0.0, size=64), Style(ambient=0.25, lights=lights)).color
+    assert np.abs(color[:, 24:40, 24:40, :3] - 255 * 0.8 ** (1 / 2.2)).max() < 1
 
 
 @needs_opengl

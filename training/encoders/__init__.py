@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import nn
 
 from training.encoders.dgcnn import DGCNN, DGCNNConfig
 from training.encoders.pointnet import PointNet, PointNetConfig
@@ -12,7 +11,7 @@ from training.encoders.resnet import ResNet, ResNetConfig
 PointEncoderConfig = Annotated[PointNetConfig | DGCNNConfig, Field(discriminator="kind")]
 
 
-def build(config: PointNetConfig | DGCNNConfig | ResNetConfig) -> nn.Module:
+def build(config: PointNetConfig | DGCNNConfig | ResNetConfig) -> PointNet | DGCNN | ResNet:
     """The encoder of a configuration with random weights. It has the attribute `feature_dim`, the width of its features."""
     match config:
         case PointNetConfig():

@@ -18,9 +18,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-import torch
 
 from pipeline.reader import Dataset
 from training.augment import ImageAugment, PointAugment, augment_image, augment_points, rng_for

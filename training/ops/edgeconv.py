@@ -29,6 +29,7 @@ class _NormalisedMaximum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        ops: ModuleType,
         uw: Tensor,
         neighbors: Tensor,
         weight: Tensor,
@@ -37,7 +38,6 @@ class _NormalisedMaximum(torch.autograd.Function):
         eps: float,
         leak: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        ops = _operations(uw)
         e, slots, sums, moments = ops.reduce_edges(uw, neighbors)
         if running is None:
             count, mean, m2 = global_moments(*moments)
@@ -49,7 +49,7 @@ class _NormalisedMaximum(torch.autograd.Function):
         centre = mean.to(uw.dtype)
         y = ops.activate(e, centre, scale, bias, leak)
         ctx.save_for_backward(uw, neighbors, e, slots, sums, centre, invstd, scale, bias, count)
-        ctx.leak, ctx.batch = leak, running is None
+        ctx.ops, ctx.leak, ctx.batch = ops, leak, running is None
         mean = mean.clone()
         ctx.mark_non_differentiable(count, mean, m2)
         return y, count, mean, m2
@@ -58,26 +58,29 @@ class _NormalisedMaximum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         uw, neighbors, e, slots, sums, mean, invstd, scale, bias, count = ctx.saved_tensors
-        ops = _operations(uw)
-        gated, grad_bias, grad_apart = ops.gate(grad, e, mean, scale, bias, ctx.leak)
+        gated, grad_bias, grad_apart = ctx.ops.gate(grad, e, mean, scale, bias, ctx.leak)
         grad_weight = grad_apart * invstd
         constant, slope = torch.zeros_like(mean), torch.zeros_like(mean)
         if ctx.batch:
             over_bias, over_weight = (sum_over_ranks(torch.cat([grad_bias, grad_weight])) / count.to(uw.dtype)).chunk(2)
             constant, slope = scale * over_bias, scale * over_weight * invstd
-        grad_uw = ops.spread(gated, slots, sums, uw, neighbors, mean, scale, constant, slope)
-        return grad_uw, None, grad_weight, grad_bias, None, None, None
+        grad_uw = ctx.ops.spread(gated, slots, sums, uw, neighbors, mean, scale, constant, slope)
+        return None, grad_uw, None, grad_weight, grad_bias, None, None, None
 
 
-def _operations(x: Tensor) -> ModuleType:
-    return edge_kernels if x.device.type == "cpu" else edge_torch
-
-
-def edge_conv(x: Tensor, neighbors: Tensor, weight: Tensor, norm: nn.modules.batchnorm._BatchNorm, negative_slope: float = 0.2) -> Tensor:
+def edge_conv(
+    x: Tensor,
+    neighbors: Tensor,
+    weight: Tensor,
+    norm: nn.modules.batchnorm._BatchNorm,
+    negative_slope: float = 0.2,
+    operations: ModuleType | None = None,
+) -> Tensor:
     """x (B, N, C), neighbors (B, N, k) int64, weight (O, 2C) over concat(x_j − x_i, x_i) -> (B, N, O).
 
     `norm` is an affine batch norm over O channels; its mode, eps, momentum and running statistics mean what they do in torch.
-    Of equal neighbours the first has the gradient. Raises ValueError where shapes do not fit.
+    `operations` is `edge_kernels` or `edge_torch`, by default the one for the device. Of equal neighbours the first has the gradient.
+    Raises ValueError where shapes do not fit.
     """
     channels = x.shape[-1]
     if weight.shape[1] != 2 * channels or neighbors.shape[:2] != x.shape[:2]:
@@ -94,7 +97,8 @@ def edge_conv(x: Tensor, neighbors: Tensor, weight: Tensor, norm: nn.modules.bat
         running = None
         if not norm.training and norm.running_mean is not None and norm.running_var is not None:
             running = (norm.running_mean * sign, norm.running_var)
-        arguments = (uw, neighbors.contiguous(), scale * sign, shift, running, norm.eps, negative_slope)
+        operations = operations or (edge_kernels if x.device.type == "cpu" else edge_torch)
+        arguments = (operations, uw, neighbors.contiguous(), scale * sign, shift, running, norm.eps, negative_slope)
         results = _NormalisedMaximum.apply(*arguments)  # type: ignore[no-untyped-call]
         y, count, mean, m2 = cast("tuple[Tensor, Tensor, Tensor, Tensor]", results)
         if norm.training:

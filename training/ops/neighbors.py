@@ -23,8 +23,8 @@ _MATRIX_BYTES = 1 << 28  # distances at a time on other devices
 def knn(x: Tensor, k: int) -> Tensor:
     """Neighbours of each point: x (B, N, C), float32 or float64 on a CPU -> (B, N, k) int64 indices into N, nearest first.
 
-    A point is its own first neighbour. Equal distances go by index on a CPU; elsewhere the order among them is torch's `topk`'s, and of
-    float16 and bfloat16 input float32 distances are taken. Where coordinates are not finite, the missing neighbours are the point itself.
+    A point is its own first neighbour. Equal distances go by index on a CPU; elsewhere the order among them is that of torch's `topk`.
+    Distances are in float32 at least, under autocast too. Where coordinates are not finite, the point itself stands for missing neighbours.
     Raises ValueError unless 1 <= k <= N.
     """
     clouds, points, _ = x.shape
@@ -34,7 +34,8 @@ def knn(x: Tensor, k: int) -> Tensor:
     x = x if x.dtype == torch.float64 else x.float()
     x = x - x.mean(1, keepdim=True)
     if x.device.type != "cpu":
-        return _knn_torch(x, k)
+        with torch.autocast(x.device.type, enabled=False):
+            return _knn_torch(x, k)
     neighbors = torch.empty(clouds, points, k, dtype=torch.int64)
     blocks = -(-points // _ROWS)
     in_threads(_knn_rows, clouds * blocks, x.contiguous().numpy(), neighbors.numpy())

@@ -1,10 +1,11 @@
 import copy
+import functools
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from training.ops import edge_kernels, edge_torch, edgeconv
+from training.ops import edge_kernels, edge_torch
 from training.ops.edgeconv import EdgeConv, edge_conv
 from training.ops.neighbors import knn
 
@@ -49,39 +50,36 @@ def worst(found, expected):
 
 
 @pytest.fixture(params=[edge_kernels, edge_torch], ids=["kernels", "torch"])
-def operations(request, monkeypatch):
-    monkeypatch.setattr(edgeconv, "_operations", lambda tensor: request.param)
+def ours(request):
+    return functools.partial(edge_conv, operations=request.param)
 
 
-@pytest.mark.usefixtures("operations")
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("k", [1, 5, 7, 20])
-def test_equals_the_usual_formulation_in_double_precision(k, train):
+def test_equals_the_usual_formulation_in_double_precision(ours, k, train):
     arguments = problem(k)
-    errors = worst(outcome(edge_conv, *arguments, train=train), outcome(usual, *arguments, train=train))
+    errors = worst(outcome(ours, *arguments, train=train), outcome(usual, *arguments, train=train))
     assert max(errors.values()) < 1e-10, errors
 
 
-@pytest.mark.usefixtures("operations")
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("shift", [0.0, 30.0])
-def test_rounds_in_single_precision_no_more_than_the_usual_formulation_does(shift, train):
+def test_rounds_in_single_precision_no_more_than_the_usual_formulation_does(ours, shift, train):
     arguments = problem(15, shift=shift)
     truth = outcome(usual, *arguments, train=train)
-    ours = worst(outcome(edge_conv, *arguments, dtype=torch.float32, train=train), truth)
+    found = worst(outcome(ours, *arguments, dtype=torch.float32, train=train), truth)
     theirs = worst(outcome(usual, *arguments, dtype=torch.float32, train=train), truth)
-    for name, error in ours.items():
-        assert error < 4 * theirs[name] + 1e-6 * (1 + shift), (name, ours, theirs)
+    for name, error in found.items():
+        assert error < 4 * theirs[name] + 1e-6 * (1 + shift), (name, found, theirs)
 
 
-@pytest.mark.usefixtures("operations")
-def test_gradients_are_those_of_finite_differences():
+def test_gradients_are_those_of_finite_differences(ours):
     x, neighbors, weight, norm, _ = problem(4, channels=2, out=3)
     x, neighbors = x[:2, :9].clone(), knn(x[:2, :9], 4)
     norm.eval().track_running_stats = False
     norm.running_mean = norm.running_var = None  # batch statistics, and nothing that one call leaves for the next
     inputs = (x.requires_grad_(), weight.requires_grad_(), norm.weight, norm.bias)
-    assert torch.autograd.gradcheck(lambda x, weight, *_: edge_conv(x, neighbors, weight, norm), inputs, eps=1e-6, atol=1e-7)
+    assert torch.autograd.gradcheck(lambda x, weight, *_: ours(x, neighbors, weight, norm), inputs, eps=1e-6, atol=1e-7)
 
 
 def test_copies_of_a_point_share_its_gradient():
@@ -130,6 +128,14 @@ def test_evaluation_leaves_the_running_statistics_alone_and_training_counts_batc
     assert torch.equal(layer.norm.running_mean, torch.zeros(4))
     layer.train()(torch.randn(2, 10, 3))
     assert int(layer.norm.num_batches_tracked) == 1
+
+
+def test_autocast_does_not_reach_the_edges():
+    layer, x = EdgeConv(3, 8, k=5).eval(), 10 + torch.randn(2, 100, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = layer(x)
+    assert under.dtype == torch.float32
+    torch.testing.assert_close(under, layer(x), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("wrong", [-1, 10])

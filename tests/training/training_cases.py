@@ -1,0 +1,48 @@
+"""A training small enough for tests, and running one in a process of its own or in two."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pipeline.reader import Dataset
+from training.distributed import World
+from training.loop import Place
+from training.pretrain import PretrainConfig, pretrain
+
+CONFIG: dict[str, Any] = {
+    "encoder": {"kind": "dgcnn", "k": 5, "widths": [8, 16], "embedding": 32},
+    "objective": {
+        "projection": 16,
+        "point_hidden": 32,
+        "image_hidden": 32,
+        "image": {"depth": 10, "width": 4},
+        "point_augment": {"count": 64, "rotation": "so3", "translate": 0.0},
+        "image_augment": {"size": 32},
+    },
+    "fit": {"epochs": 2, "batch": 8, "seed": 3},
+}
+
+
+def train(folder: Path, data: str, world: World, **changes: Any) -> dict[str, Any]:
+    """Pretrains CONFIG with a checkpoint at every step."""
+    config = PretrainConfig.model_validate(CONFIG | changes)
+    return pretrain(config, Dataset.open(data), folder, world, Place(device="cpu", threads=1, checkpoint_seconds=0.0))
+
+
+def rank_main(rank: int, size: int, folder: str, data: str) -> None:
+    """One of several gloo workers that meet in a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
+    try:
+        train(Path(folder) / "run", data, World(rank, size))
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    target, source, more = sys.argv[1:4]
+    train(Path(target), source, World(), **json.loads(more))
