@@ -409,7 +409,7 @@ def _report(error: BaseException, debug: bool) -> int:
     if isinstance(error, OSError) and error.errno == 28:
         text = f"No space left on the device ({error.filename or 'while writing'}): free some and give the same command again; it goes on."
     say(text if type(error).__module__.split(".")[0] in OURS else f"{type(error).__name__}: {text} (--debug shows where)")
-    return 2 if type(error).__name__ in ("ConfigError", "UsageError") else 1
+    return 2 if {"ConfigError", "UsageError"} & {kind.__name__ for kind in type(error).__mro__} else 1
 
 
 OURS = {"render", "pipeline", "training", "orchestration", "__main__"}

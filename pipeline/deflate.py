@@ -63,6 +63,25 @@ def compress(data: npt.NDArray[np.uint8], near: int, far: int) -> bytes:
     return out[:size].tobytes() + int(isal_zlib.adler32(data)).to_bytes(4, "big")
 
 
+def scanlines(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A picture (H, W, C), of any strides, as PNG's rows without filter: (H, 1 + W C), the first column 0."""
+    rows = np.empty((image.shape[0], 1 + image.shape[1] * image.shape[2]), np.uint8)
+    _scanlines(image, rows)
+    return rows
+
+
+@njit(cache=True, nogil=True)
+def _scanlines(image, rows):  # type: ignore[no-untyped-def]
+    height, width, channels = image.shape
+    for i in range(height):
+        rows[i, 0] = 0
+        at = 1
+        for j in range(width):
+            for c in range(channels):
+                rows[i, at] = image[i, j, c]
+                at += 1
+
+
 _kept = threading.local()
 
 

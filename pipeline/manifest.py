@@ -1,7 +1,7 @@
 """The manifest: one Parquet file per shard with a row per asset, failed ones included. A shard is true once its manifest is there.
 
 Columns: key, class, split, source, licence, sha256 (content of the asset), shard, status ("ok", "failed"), reason and message (of a
-failure), flags, pixels_sha256 (of the decoded pictures, for datasets of other codecs), members (name, offset and size in the shard).
+failure), flags, pixels_sha256 (of the pictures' scanlines, see `pipeline.png.encode`), members (name, offset and size in the shard).
 The file's metadata holds the shard's name, size and sha256, and the hash of the plan. The same shard gives the same bytes.
 """
 

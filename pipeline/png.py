@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,24 +24,33 @@ _COLOR_TYPE = {1: 0, 3: 2, 4: 6}
 _CHANNELS = {0: 1, 2: 3, 6: 4}
 
 
-def encode(image: Image) -> bytes:
-    """uint8 (H, W), (H, W, 3) or (H, W, 4), or uint16 (H, W), as a PNG. Raises ValueError for other arrays."""
+class Hash(Protocol):
+    """What of hashlib is used here."""
+
+    def update(self, data: Any, /) -> None: ...
+
+
+def encode(image: Image, pixels: Hash | None = None) -> bytes:
+    """uint8 (H, W), (H, W, 3) or (H, W, 4), or uint16 (H, W), as a PNG; strides may be any. Raises ValueError for other arrays.
+
+    `pixels` is fed the picture's scanlines, each after a zero byte, 16 bits in big-endian order: an identity whatever the codec.
+    """
     channels = 1 if image.ndim == 2 else image.shape[-1]
     if image.ndim not in (2, 3) or channels not in _COLOR_TYPE or image.dtype not in (np.uint8, np.uint16) or not image.size:
         raise ValueError(f"a picture must be uint8 (H, W), (H, W, 3), (H, W, 4) or uint16 (H, W), not {image.dtype} {image.shape}")
     if image.dtype == np.uint16 and image.ndim != 2:
         raise ValueError("16 bits are for one channel only")
+    from pipeline.deflate import compress, scanlines  # readers need no compiled encoder
+
     height, width = image.shape[:2]
     depth = 8 * image.dtype.itemsize
-    pixel = channels * image.dtype.itemsize
     if depth == 16:
-        image = image.astype(">u2")
-    rows = np.zeros((height, 1 + width * pixel), np.uint8)
-    rows[:, 1:] = np.ascontiguousarray(image).view(np.uint8).reshape(height, -1)
-    from pipeline.deflate import compress  # readers need no compiled encoder
-
-    stream = compress(rows.reshape(-1), pixel, rows.shape[1])
+        image = image.astype(">u2").view(np.uint8)
+    rows = scanlines(image.reshape(height, -1, channels))
+    if pixels is not None:
+        pixels.update(rows)
     header = struct.pack(">IIBBBBB", width, height, depth, _COLOR_TYPE[channels], 0, 0, 0)
+    stream = compress(rows.reshape(-1), channels * depth // 8, rows.shape[1])
     return b"".join((_SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", stream), _END))
 
 
@@ -60,6 +69,8 @@ def decode(data: bytes) -> Image:
 def _decode_plain(data: bytes) -> Image:
     if data[:8] != _SIGNATURE:
         raise ValueError("these bytes are no PNG")
+    if data[12:16] != b"IHDR":
+        raise ValueError("the PNG is damaged (it has no header)")
     width, height, depth, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     if color not in _CHANNELS or interlaced or not (depth == 8 or (depth == 16 and color == 0)):
         return _decode_any(data)
@@ -67,6 +78,9 @@ def _decode_plain(data: bytes) -> Image:
     position = 8
     while True:
         size, kind = struct.unpack_from(">I4s", data, position)
+        (crc,) = struct.unpack_from(">I", data, position + 8 + size)
+        if isal_zlib.crc32(data[position + 4 : position + 8 + size]) != crc:
+            raise ValueError("the PNG is damaged (a checksum is wrong)")
         if kind == b"IEND":
             break
         if kind == b"tRNS":

@@ -127,7 +127,8 @@ def _make_sample(recipe: Recipe, renderer: Renderer, asset: Planned, seconds: di
         message = "A picture shows nothing of the mesh; look at its shape, or move the cameras of the recipe."
         return Outcome(reason=look.reason, message=message, flags=flags, seconds=seconds)
     pictures = _pictures(recipe, views)
-    members = {name: png.encode(image) for name, image in pictures.items()}
+    pixels = hashlib.sha256()
+    members = {name: png.encode(image, pixels) for name, image in pictures.items()}
     members["points.npy"] = _npy(cloud.points)
     if recipe.points.normals:
         members["normals.npy"] = _npy(cloud.normals)
@@ -136,14 +137,13 @@ def _make_sample(recipe: Recipe, renderer: Renderer, asset: Planned, seconds: di
     if recipe.points.parts:
         members["parts.npy"] = _npy(cloud.parts)
     members["json"] = _json(recipe, asset, mesh, rig, centre, scale, look.coverage)
-    pixels = hashlib.sha256(b"".join(np.ascontiguousarray(image).data for image in pictures.values())).hexdigest()
     watch.lap("encode")
-    return Outcome(members, flags, pixels, seconds=seconds)
+    return Outcome(members, flags, pixels.hexdigest(), seconds=seconds)
 
 
 def _pictures(recipe: Recipe, views: Views) -> dict[str, png.Image]:
     """Member name → pixels: v00.png colour, d00.png depth in DEPTH_UNIT, m00.png mask of 0 and 255."""
-    color = views.color if recipe.views.color == "rgba" else np.ascontiguousarray(views.color[..., :3])
+    color = views.color if recipe.views.color == "rgba" else views.color[..., :3]
     found: dict[str, png.Image] = {f"v{number:02d}.png": image for number, image in enumerate(color)}
     if recipe.views.depth:
         steps = np.minimum(np.floor(views.depth.astype(np.float64) / DEPTH_UNIT + 0.5), 65535).astype(np.uint16)

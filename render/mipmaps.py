@@ -1,4 +1,7 @@
-"""Textures for the rasteriser: mip levels of all of a mesh's textures in one flat array, bilinear look-up in linear light."""
+"""Textures for the rasteriser: mip levels of all of a mesh's textures in one flat array, anisotropic look-up.
+
+Texels are averaged as sRGB bytes, like the samples of a pixel.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ _MODES = {"repeat": 0, "clamp": 1, "mirror": 2}
 
 
 class Mipmaps(NamedTuple):
-    """texels (T, 4) uint8 sRGB: every level of every texture; offset (N, 16) int64 where each level starts; size (N, 2) int64 width and
+    """texels (T,) uint32, four sRGB bytes each: every level of every texture; offset (N, 16) int64 where each level starts; size (N, 2) int64 width and
     height of level 0; levels (N,) int64; wrap (N, 2) int64, 0 repeat, 1 clamp, 2 mirror."""
 
-    texels: npt.NDArray[np.uint8]
+    texels: npt.NDArray[np.uint32]
     offset: npt.NDArray[np.int64]
     size: npt.NDArray[np.int64]
     levels: npt.NDArray[np.int64]
@@ -40,7 +43,7 @@ def mipmaps(materials: Sequence[Material]) -> tuple[Mipmaps, npt.NDArray[np.int3
             which[i] = number[key]
     n = len(found)
     table = Mipmaps(
-        np.empty((0, 4), np.uint8),
+        np.empty(0, np.uint32),
         np.zeros((n, _LEVELS), np.int64),
         np.zeros((n, 2), np.int64),
         np.zeros(n, np.int64),
@@ -59,34 +62,38 @@ def mipmaps(materials: Sequence[Material]) -> tuple[Mipmaps, npt.NDArray[np.int3
             if max(w, h) == 1:
                 break
             w, h = max(w >> 1, 1), max(h >> 1, 1)
-    texels = np.empty((total, 4), np.uint8)
+    texels = np.empty(total, np.uint32)
     for t, material in enumerate(found):
         assert material.texture is not None
         start, size = table.offset[t, 0], table.size[t, 0] * table.size[t, 1]
-        texels[start : start + size] = material.texture.reshape(-1, 4)
+        texels[start : start + size] = np.ascontiguousarray(material.texture).view(np.uint32).reshape(-1)
     return table._replace(texels=texels), which
 
 
+# four bytes of a texel as two pairs with room between them, so that one multiplication or sum serves two bytes
+_PAIR, _ONES, _HALF, _2, _8 = np.uint32(0x00FF00FF), np.uint32(0x00010001), np.uint32(0x00800080), np.uint32(2), np.uint32(8)
+_MAX_TAPS = 4
+
+
 @kernel
-def build_levels(table, to_linear, to_srgb):  # type: ignore[no-untyped-def]
-    """Each level from the one before, four texels to one in linear light; the last row or column of an odd size is left out."""
-    scale = np.float32(0.25 * (to_srgb.shape[0] - 1))
-    half = np.float32(0.5)
+def build_levels(table):  # type: ignore[no-untyped-def]
+    """Each level from the one before, four texels to one; the last row or column of an odd size is left out."""
     q = table.texels
     for t in range(table.size.shape[0]):
         width, height = table.size[t, 0], table.size[t, 1]
         for level in range(1, table.levels[t]):
-            source, target = table.offset[t, level - 1], table.offset[t, level]
             w, h = max(width >> 1, 1), max(height >> 1, 1)
-            dx = 1 if width > 1 else 0
-            dy = width if height > 1 else 0
+            right = np.uint64(1 if width > 1 else 0)
+            below = np.uint64(width if height > 1 else 0)
             for y in range(h):
+                source = np.uint64(table.offset[t, level - 1] + 2 * y * width)
+                target = np.uint64(table.offset[t, level] + y * w)
                 for x in range(w):
-                    k = source + 2 * y * width + 2 * x
-                    for c in range(3):
-                        mean = (to_linear[q[k, c]] + to_linear[q[k + dx, c]]) + (to_linear[q[k + dy, c]] + to_linear[q[k + dx + dy, c]])
-                        q[target, c] = to_srgb[np.int64(mean * scale + half)]
-                    target += 1
+                    k = source + np.uint64(2 * x)
+                    c0, c1, c2, c3 = q[k], q[k + right], q[k + below], q[k + below + right]
+                    even = (c0 & _PAIR) + (c1 & _PAIR) + (c2 & _PAIR) + (c3 & _PAIR)
+                    odd = (c0 >> _8 & _PAIR) + (c1 >> _8 & _PAIR) + (c2 >> _8 & _PAIR) + (c3 >> _8 & _PAIR)
+                    q[target + np.uint64(x)] = (even + _2 * _ONES >> _2 & _PAIR) | (odd + _2 * _ONES >> _2 & _PAIR) << _8
             width, height = w, h
 
 
@@ -103,72 +110,61 @@ def _wrap(i, n, mode):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def sample(table, t, u, v, ux, uy, vx, vy, to_linear):  # type: ignore[no-untyped-def]
-    """Linear colour of texture t at (u, v); the derivatives by the pixel's x and y choose the mip level."""
+def sample(table, t, u, v, ux, uy, vx, vy):  # type: ignore[no-untyped-def]
+    """Texture t at (u, v), a texel of four sRGB bytes. The derivatives by the pixel's x and y give the parallelogram that the pixel is in the
+    picture: the mip level follows its short side, and along the long one up to 4 looks are averaged."""
     w, h = table.size[t, 0], table.size[t, 1]
     if not (abs(u) < 1e6 and abs(v) < 1e6):
-        u, v = 0.0, 0.0
+        return table.texels[table.offset[t, 0]]
     dx = (ux * w) * (ux * w) + (vx * h) * (vx * h)
     dy = (uy * w) * (uy * w) + (vy * h) * (vy * h)
-    MODE = "aniso"
-    if MODE == "aniso":
-        if dx >= dy:
-            major, minor, au, av = dx, dy, ux, vx
-        else:
-            major, minor, au, av = dy, dx, uy, vy
-        taps = 1
-        while taps < 8 and minor * taps * taps < 0.7*major and major > 1.0:
-            taps += 1
-        square = max(minor, major / (taps * taps))
+    if dx >= dy:
+        longer, shorter, du, dv = dx, dy, ux, vx
     else:
-        square = max(dx, dy)
+        longer, shorter, du, dv = dy, dx, uy, vy
+    taps, shift = 1, np.uint32(0)
+    while taps < _MAX_TAPS and longer > 1.0 and shorter * taps * taps < 0.3 * longer:
+        taps *= 2
+        shift += np.uint32(1)
+    square = max(shorter, longer / (taps * taps))
     level = 0
-    while square >= 2.0 and level + 1 < table.levels[t]:
+    # texels up to half as large as the pixel: larger ones blur, since a bilinear look is two texels wide
+    while square >= 4.0 and level + 1 < table.levels[t]:
         square *= 0.25
         level += 1
         w, h = max(w >> 1, 1), max(h >> 1, 1)
-    if MODE == "aniso":
-        if taps == 1:
-            return _bilinear(table, t, level, w, h, u, v, to_linear)
-        r = g = b = np.float32(0.0)
-        for i in range(taps):
-            d = (i + 0.5) / taps - 0.5
-            a0, a1, a2 = _bilinear(table, t, level, w, h, u + d * au, v + d * av, to_linear)
-            r += a0
-            g += a1
-            b += a2
-        k = np.float32(1.0 / taps)
-        return r * k, g * k, b * k
-    else:
-        if square < 0.25:
-            return _bilinear(table, t, level, w, h, u, v, to_linear)
-        r = g = b = np.float32(0.0)
-        for i in range(4):
-            ox = -0.125 if i == 0 else 0.375 if i == 1 else -0.375 if i == 2 else 0.125
-            oy = -0.375 if i == 0 else -0.125 if i == 1 else 0.125 if i == 2 else 0.375
-            a0, a1, a2 = _bilinear(table, t, level, w, h, u + ox * ux + oy * uy, v + ox * vx + oy * vy, to_linear)
-            r += a0
-            g += a1
-            b += a2
-        k = np.float32(0.25)
-        return r * k, g * k, b * k
+    if taps == 1:
+        return _bilinear(table, t, level, w, h, u, v)
+    if not abs(du) + abs(dv) < 1e6:
+        du = dv = 0.0
+    even = odd = np.uint32(0)
+    for i in range(taps):
+        d = (i + 0.5) / taps - 0.5
+        c = _bilinear(table, t, level, w, h, u + d * du, v + d * dv)
+        even += c & _PAIR
+        odd += c >> _8 & _PAIR
+    half = _ONES << shift >> np.uint32(1)
+    return (even + half >> shift & _PAIR) | (odd + half >> shift & _PAIR) << _8
 
 
 @kernel
-def _bilinear(table, t, level, w, h, u, v, to_linear):  # type: ignore[no-untyped-def]
-    x = u * w - 0.5
-    y = (1.0 - v) * h - 0.5
-    fx, fy = np.floor(x), np.floor(y)
-    ax, ay = np.float32(x - fx), np.float32(y - fy)
-    ix, iy = np.int64(fx), np.int64(fy)
-    x0, x1 = _wrap(ix, w, table.wrap[t, 0]), _wrap(ix + 1, w, table.wrap[t, 0])
-    y0, y1 = _wrap(iy, h, table.wrap[t, 1]), _wrap(iy + 1, h, table.wrap[t, 1])
+def _bilinear(table, t, level, w, h, u, v):  # type: ignore[no-untyped-def]
+    """Weights in steps of 1/256."""
+    x = np.int64(np.floor((u * w - 0.5) * 256.0 + 0.5))
+    y = np.int64(np.floor(((1.0 - v) * h - 0.5) * 256.0 + 0.5))
+    ax, ay = np.uint32(x & 255), np.uint32(y & 255)
+    x0, y0 = x >> 8, y >> 8
+    x0, x1 = _wrap(x0, w, table.wrap[t, 0]), _wrap(x0 + 1, w, table.wrap[t, 0])
+    y0, y1 = _wrap(y0, h, table.wrap[t, 1]), _wrap(y0 + 1, h, table.wrap[t, 1])
     row0, row1 = table.offset[t, level] + y0 * w, table.offset[t, level] + y1 * w
-    k00, k01, k10, k11 = row0 + x0, row0 + x1, row1 + x0, row1 + x1
-    one = np.float32(1.0)
-    w00, w01, w10, w11 = (one - ax) * (one - ay), ax * (one - ay), (one - ax) * ay, ax * ay
-    q = table.texels
-    r = w00 * to_linear[q[k00, 0]] + w01 * to_linear[q[k01, 0]] + w10 * to_linear[q[k10, 0]] + w11 * to_linear[q[k11, 0]]
-    g = w00 * to_linear[q[k00, 1]] + w01 * to_linear[q[k01, 1]] + w10 * to_linear[q[k10, 1]] + w11 * to_linear[q[k11, 1]]
-    b = w00 * to_linear[q[k00, 2]] + w01 * to_linear[q[k01, 2]] + w10 * to_linear[q[k10, 2]] + w11 * to_linear[q[k11, 2]]
-    return r, g, b
+    upper = _mix(table.texels[np.uint64(row0 + x0)], table.texels[np.uint64(row0 + x1)], ax)
+    return _mix(upper, _mix(table.texels[np.uint64(row1 + x0)], table.texels[np.uint64(row1 + x1)], ax), ay)
+
+
+@kernel
+def _mix(a, b, share):  # type: ignore[no-untyped-def]
+    """share / 256 of texel b, the rest of a, rounded."""
+    rest = np.uint32(256) - share
+    even = (a & _PAIR) * rest + (b & _PAIR) * share + _HALF
+    odd = (a >> _8 & _PAIR) * rest + (b >> _8 & _PAIR) * share + _HALF
+    return (even >> _8 & _PAIR) | (odd & ~_PAIR)

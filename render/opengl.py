@@ -41,20 +41,22 @@ class _Context:
         self.platform = _choose_platform()
         if self.platform == "egl":
             _choose_device(cuda_device, require_hardware)
-        import pyrender
-        from OpenGL import GL
-
-        self.pyrender: Any = pyrender
+        elif cuda_device is not None:
+            raise RenderError(f"CUDA device {cuda_device} was asked for, but OSMesa draws on the CPU; set PYOPENGL_PLATFORM=egl.")
         try:
+            import pyrender
+            from OpenGL import GL
+
+            self.pyrender: Any = pyrender
             self.renderer: Any = pyrender.OffscreenRenderer(64, 64)
             self.gl_renderer = str(GL.glGetString(GL.GL_RENDERER).decode())
             self.gl_version = str(GL.glGetString(GL.GL_VERSION).decode())
+            self.faces = FacePass()
         except Exception as error:
             raise RenderError(
                 f"OpenGL 4.1 could not be started through {self.platform} ({type(error).__name__}); "
                 "install a driver (Mesa's is in libgl1-mesa-dri) or use the renderer raster."
             ) from None
-        self.faces = FacePass()
         self.pid, self.thread = os.getpid(), threading.get_ident()
 
 

@@ -36,7 +36,7 @@ def _compiled(sources: int) -> Any:
     def render_views(vertices, faces, K, E, near, width, height, shift, look, lights, background, projected, samples, seen, P, out):  # type: ignore[no-untyped-def]
         _ = sources
         color, depth, mask, face_ids = out
-        build_levels(look.textures, look.to_linear, look.to_srgb)
+        build_levels(look.textures)
         face_normals(vertices, faces, look.face_normal)
         for v in range(K.shape[0]):
             for i in range(3):

@@ -12,7 +12,7 @@ from render.simd import all_lanes, equal, float16lanes, int16lanes, kernel, load
 
 UNSEEN, FLAT, VARYING = np.uint8(0), np.uint8(1), np.uint8(2)
 _ZERO, _ONE, _HALF = np.float32(0.0), np.float32(1.0), np.float32(0.5)
-_BYTES_0_2, _TWO_0_2, _2, _8 = np.uint32(0x00FF00FF), np.uint32(0x00020002), np.uint32(2), np.uint32(8)
+_BYTES_0_2, _TWO_0_2, _2, _8, _16, _BYTE = (np.uint32(n) for n in (0x00FF00FF, 0x00020002, 2, 8, 16, 255))
 _U1, _U2, _U3 = np.uint64(1), np.uint64(2), np.uint64(3)
 
 
@@ -111,10 +111,10 @@ def _shade(f, x, y, p, seen):  # type: ignore[no-untyped-def]
         v = (a[f, 6] * x + a[f, 7] * y + a[f, 8]) * inverse
         ux, uy = (a[f, 3] - u * a[f, 0]) * inverse, (a[f, 4] - u * a[f, 1]) * inverse
         vx, vy = (a[f, 6] - v * a[f, 0]) * inverse, (a[f, 7] - v * a[f, 1]) * inverse
-        tr, tg, tb = sample(p.textures, t, u, v, ux, uy, vx, vy, p.to_linear)
-        r *= tr
-        g *= tg
-        b *= tb
+        texel = sample(p.textures, t, u, v, ux, uy, vx, vy)
+        r *= p.to_linear[texel & _BYTE]
+        g *= p.to_linear[texel >> _8 & _BYTE]
+        b *= p.to_linear[texel >> _16 & _BYTE]
     return _unit(r), _unit(g), _unit(b)
 
 

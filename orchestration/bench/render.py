@@ -180,7 +180,7 @@ def _rows(
 def _candidates() -> list[Candidate]:
     raster = RasterRenderer()
     candidates = [Candidate("raster", _of_renderer(raster), 4)]
-    for make in (_pyrender, _embree):
+    for make in (_pyrender, _opengl, _embree):
         try:
             candidates.append(make())
         except ImportError as error:
@@ -197,7 +197,7 @@ def _of_renderer(renderer: Any) -> Callable[[Mesh, Cameras, Style], Pictures]:
 
 
 def _pyrender() -> Candidate:
-    """pyrender as it comes: its own lighting (one-sided) and its depth; flat shading, culling off so that nothing is missing."""
+    """pyrender as it comes, under the style's lights (which for it light one side only); culling off so that nothing is missing."""
     os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
     import pyrender
 
@@ -210,19 +210,40 @@ def _pyrender() -> Candidate:
         scene.add(_pyrender_mesh(pyrender, mesh))
         camera = pyrender.IntrinsicsCamera(1.0, 1.0, 0.0, 0.0, znear=0.1, zfar=10.0)
         node = scene.add(camera)
-        lights = [scene.add(pyrender.DirectionalLight(color=np.ones(3), intensity=2.0)) for _ in style.lights]
+        lamps = [
+            (scene.add(pyrender.DirectionalLight(color=np.ones(3), intensity=lamp.intensity * math.pi / 0.96**2)), lamp) for lamp in style.lights
+        ]
         color, depth = np.empty((V, H, W, 4), np.uint8), np.empty((V, H, W), np.float32)
         flags = pyrender.RenderFlags.RGBA | pyrender.RenderFlags.SKIP_CULL_FACES
         for v in range(V):
             camera.fx, camera.fy, camera.cx, camera.cy = (cameras.K[v][i] for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
             pose = np.linalg.inv(cameras.world_to_camera[v]) @ np.diag([1.0, -1.0, -1.0, 1.0])
             scene.set_pose(node, pose)
-            for light in lights:
-                scene.set_pose(light, pose)
+            for lamp_node, lamp in lamps:
+                direction = np.array(lamp.direction)
+                if lamp.frame == "camera":
+                    direction = direction @ cameras.world_to_camera[v, :3, :3]
+                scene.set_pose(lamp_node, _pointing(direction))
             color[v], depth[v] = renderer.render(scene, flags=flags)
         return color, depth, depth > 0
 
     return Candidate("pyrender", draw, 4)
+
+
+def _opengl() -> Candidate:
+    """Our renderer on pyrender: the rasteriser's look, lit on both sides, and face numbers, so more work than pyrender as it comes."""
+    from render.opengl import OpenGLRenderer
+
+    return Candidate("opengl", _of_renderer(OpenGLRenderer()), 4)
+
+
+def _pointing(direction: Floats) -> Floats:
+    """A pose that looks along the direction with its −z axis, where a directional light shines."""
+    z = -direction / np.linalg.norm(direction)
+    x = np.cross(np.eye(3)[np.abs(z).argmin()], z)
+    pose = np.eye(4)
+    pose[:3, 0], pose[:3, 1], pose[:3, 2] = x / np.linalg.norm(x), np.cross(z, x / np.linalg.norm(x)), z
+    return pose
 
 
 def _pyrender_mesh(pyrender: Any, mesh: Mesh) -> Any:
@@ -241,9 +262,9 @@ def _pyrender_mesh(pyrender: Any, mesh: Mesh) -> Any:
                 positions=corners[here].reshape(-1, 3),
                 normals=np.repeat(normals[here], 3, axis=0),
                 texcoord_0=mesh.corner_uv[here].reshape(-1, 2) if textured and mesh.corner_uv is not None else None,
-                color_0=None if mesh.face_colors is None else np.repeat(mesh.face_colors[here] / 255, 3, axis=0),
+                color_0=None if mesh.face_colors is None else np.repeat(_linear(mesh.face_colors[here] / 255), 3, axis=0),
                 material=pyrender.MetallicRoughnessMaterial(
-                    baseColorFactor=[*material.base_color[:3], 1.0],
+                    baseColorFactor=[*_linear(material.base_color[:3]), 1.0],
                     baseColorTexture=pyrender.Texture(source=material.texture, source_channels="RGBA") if textured else None,
                     metallicFactor=0.0,
                     alphaMode="OPAQUE",

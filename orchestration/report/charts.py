@@ -58,7 +58,10 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def lines(title: str, series: Sequence[Series], *, x_label: str = "step", window: int | None = None) -> Markup:
-    """A line chart: each series faintly as it is and strongly as its moving average over `window` values (by default a thirtieth of it, but five at least)."""
+    """A line chart: each series faintly as it is and strongly as its moving average over `window` values.
+
+    By default that is a thirtieth of the values, five at least; fewer than twenty are drawn as they are.
+    """
     series = [Series(s.label, [(x, y) for x, y in s.points if math.isfinite(y)]) for s in series]
     series = [s for s in series if s.points]
     if not series:

@@ -23,7 +23,7 @@ from PIL import Image
 from pipeline.reader import Dataset
 
 HERE = Path(__file__).parent
-THUMBNAIL = 160
+THUMBNAIL = 224
 POINTS = 1024
 
 
@@ -117,7 +117,7 @@ def thumbnail(image: npt.NDArray[Any], side: int = THUMBNAIL) -> str:
     picture = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=82, method=3)
+    picture.save(buffer, "WEBP", quality=82, method=2)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -155,12 +155,12 @@ def cloud(
     )
 
 
-def load_cloud(dataset: Dataset, index: int, seed: int = 0) -> Cloud:
-    """The sample's cloud with whatever the dataset stores beside the points."""
+def load_cloud(dataset: Dataset, index: int, *, most: int = POINTS, seed: int = 0) -> Cloud:
+    """The sample's cloud of at most `most` points with whatever the dataset stores beside them."""
     present = dataset.members(index)
     wanted = [name for name in ("points.npy", "colors.npy", "normals.npy", "parts.npy") if name in present]
     found = dataset.load(index, wanted)
-    return cloud(found["points.npy"], found.get("colors.npy"), found.get("normals.npy"), found.get("parts.npy"), seed=seed)
+    return cloud(found["points.npy"], found.get("colors.npy"), found.get("normals.npy"), found.get("parts.npy"), most=most, seed=seed)
 
 
 def load_pair(
@@ -170,7 +170,9 @@ def load_pair(
     names = view_names(dataset, index)
     present = set(dataset.members(index))
     about = dataset.load(index, ["json"])["json"]
-    points = load_cloud(dataset, index, seed)
+    # at most half of the bytes go to the cloud: 10 a point, a third more as text
+    most = max(POINTS // 4, int(min(POINTS, bytes_allowed / 2 / (10 * 4 / 3))))
+    points = load_cloud(dataset, index, most=most, seed=seed)
     room = bytes_allowed - sum(map(len, (points.points, points.colors, points.normals, points.parts)))
     views: list[View] = []
     for name in spread(names, most_views):

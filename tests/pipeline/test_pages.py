@@ -195,7 +195,7 @@ def test_stored_cameras_go_into_the_page_as_they_are(written, tmp_path: Path) ->
 
 
 def test_the_page_stays_small(written, tmp_path: Path) -> None:
-    uri = written(names({"noise": 8}), points={"count": 4096, "colors": True}, views={"rig": {"count": 24, "size": 160}, "mask": True})
+    uri = written(names({"noise": 8}), points={"count": 4096, "colors": True}, views={"rig": {"count": 24, "size": 64}, "mask": True})
     before = len(gallery(uri, tmp_path, limit=1).all("img"))
     limited = page.load_pair(Dataset.open(uri), 0, bytes_allowed=60_000)
     taken = len(limited.cloud.points + limited.cloud.colors) + sum(len(v.color + v.depth + v.mask) for v in limited.views)

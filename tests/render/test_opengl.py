@@ -5,7 +5,6 @@ import importlib.metadata
 import multiprocessing
 import os
 import pickle
-import site
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,8 +23,7 @@ from render.opengl import OpenGLRenderer, RenderError
 from render.raster import RasterRenderer
 from render.views import Light, Style, Views
 
-ROOT = Path(__file__).parents[2]
-DATA = ROOT / ".data"
+DATA = Path(__file__).parents[2] / ".data"
 Ask = Callable[..., Any]
 
 needs_opengl = pytest.mark.skipif(
@@ -34,8 +32,7 @@ needs_opengl = pytest.mark.skipif(
 
 
 def own_process() -> ProcessPoolExecutor:
-    # The functions of this file are found there by the file's name, from the repository's root.
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), site.addsitedir, (str(ROOT),))
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
 @pytest.fixture(scope="module")
