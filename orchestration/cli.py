@@ -81,7 +81,7 @@ def close(outcomes: dict[str, Any], out: Path) -> None:
     gallery = dataset.folder / "gallery.html"
     if not gallery.exists():
         write_gallery(dataset.outputs["uri"], gallery)
-    Console().print(result_table(outcomes))
+    Console(width=None if sys.stdout.isatty() else 110).print(result_table(outcomes))
     typer.echo(f"\ngallery    {gallery}")
     typer.echo(f"report     {outcomes['report'].outputs['page']}")
     typer.echo(f"dashboard  crossloom dashboard {out}")

@@ -102,8 +102,10 @@ def _pretrain(config: PretrainConfig, launch: Launch) -> Callable[[Path, Mapping
 def _evaluate(experiment: Experiment, train: str) -> Callable[[Path, Mapping[str, Outcome]], dict[str, Any]]:
     def run(folder: Path, needs: Mapping[str, Outcome]) -> dict[str, Any]:
         from orchestration.judge import judge
+        from training.distributed import current_world
 
-        return judge(folder, needs[train].folder, needs["dataset"].outputs["uri"], experiment.evaluate)
+        device = current_world(experiment.launch.place.device).device
+        return judge(folder, needs[train].folder, needs["dataset"].outputs["uri"], experiment.evaluate, str(device))
 
     return run
 

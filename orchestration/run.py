@@ -182,15 +182,16 @@ def figures(outcomes: dict[str, Outcome]) -> dict[str, float]:
 
 
 def result_table(outcomes: dict[str, Outcome]) -> Table:
-    """The figures of all evaluations, as the report shows them, for the terminal."""
+    """The main figures in percent, over seeds, for the terminal; the report has them all."""
+    from orchestration.report.figures import measures, percent
+
     table = Table(box=None, pad_edge=False)
-    for name in ("arm", "figure", "clouds", "pretrained", "random weights", "chance"):
-        table.add_column(name, justify="left" if name in ("arm", "figure", "clouds") else "right", no_wrap=True, overflow="fold")
-    for outcome in outcomes.values():
-        if outcome.kind == "evaluate":
-            for row in outcome.outputs["table"]:
-                if "_C0" in row["figure"] or "image_to_point" in row["figure"]:
-                    continue  # the report has them
-                cells = [f"{row[k]:.3f}" if row[k] is not None else "" for k in ("pretrained", "random", "chance")]
-                table.add_row(outcome.name.removeprefix("evaluate/"), row["figure"], row["clouds"], *cells)
+    for name in ("figure", "clouds", "arm", "pretrained", "random", "chance"):
+        table.add_column(name, justify="left" if name in ("figure", "clouds", "arm") else "right", no_wrap=True, overflow="fold")
+    before = ""
+    for m in measures(outcomes):
+        if m.headline and not m.metric.startswith("image_to_point"):
+            chance = "" if m.chance is None else f"{100 * m.chance:.1f}"
+            table.add_row("" if m.label == before else m.label, m.clouds, m.arm, percent(m.pretrained), percent(m.random), chance)
+            before = m.label
     return table

@@ -65,21 +65,25 @@ def compress(data: npt.NDArray[np.uint8], near: int, far: int) -> bytes:
 
 def scanlines(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """A picture (H, W, C), of any strides, as PNG's rows without filter: (H, 1 + W C), the first column 0."""
-    rows = np.empty((image.shape[0], 1 + image.shape[1] * image.shape[2]), np.uint8)
-    _scanlines(image, rows)
+    height, width, channels = image.shape
+    rows = np.empty((height, 1 + width * channels), np.uint8)
+    rows[:, 0] = 0
+    if channels == 3:
+        _three_channels(image, rows)
+    else:
+        rows[:, 1:] = image.reshape(height, -1)
     return rows
 
 
 @njit(cache=True, nogil=True)
-def _scanlines(image, rows):  # type: ignore[no-untyped-def]
-    height, width, channels = image.shape
-    for i in range(height):
-        rows[i, 0] = 0
-        at = 1
-        for j in range(width):
-            for c in range(channels):
-                rows[i, at] = image[i, j, c]
-                at += 1
+def _three_channels(image, rows):  # type: ignore[no-untyped-def]
+    """Colours are often the first three of four channels, and numpy copies such strides ten times slower."""
+    for i in range(image.shape[0]):
+        row = rows[i]
+        for j in range(image.shape[1]):
+            row[3 * j + 1] = image[i, j, 0]
+            row[3 * j + 2] = image[i, j, 1]
+            row[3 * j + 3] = image[i, j, 2]
 
 
 _kept = threading.local()

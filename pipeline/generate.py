@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline import dataset, manifest, shards
-from pipeline.isolation import ENTRY, Isolated
+from pipeline.isolation import ENTRY, Isolated, describe_renderer
 from pipeline.plan import Plan, make_plan
 from pipeline.recipe import Recipe
 from pipeline.sources import FolderSource
 from pipeline.storage import Store
-from pipeline.worker import STAGES, ShardResult, in_process, make_shard, open_renderer
+from pipeline.worker import STAGES, ShardResult, in_process, make_shard
 
 
 @dataclass
@@ -112,7 +112,7 @@ def generate(
         if store.exists(dataset.NAME):
             dataset.check_recipe(store, dataset.load_info(store), recipe)
         plan = make_plan(recipe)
-        info = dataset.begin(store, recipe, plan, open_renderer(recipe).description)
+        info = dataset.begin(store, recipe, plan, describe_renderer(recipe))
         store.remove_temporaries(("", shards.FOLDER, manifest.FOLDER))
         done = _finished(store, plan)
         missing = [shard for shard in plan.starts if shard not in done]

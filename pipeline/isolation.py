@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -48,6 +49,11 @@ _DEATHS = {
 
 class WorkerError(Exception):
     """A child cannot work at all: no renderer, no module. The text is one sentence; no asset is to blame."""
+
+
+@dataclass(frozen=True)
+class _Ready:
+    renderer: str
 
 
 class Isolated:
@@ -86,11 +92,28 @@ class Isolated:
         if self._child is None:
             self._child = _Child(self.recipe, self.entry)
 
+    def describe_renderer(self) -> str:
+        """The description of the renderer that the child got. Raises WorkerError."""
+        self.start()
+        assert self._child is not None
+        return self._child.renderer
+
     def close(self) -> None:
         """Ends the child."""
         if self._child is not None:
             self._child.close()
             self._child = None
+
+
+def describe_renderer(recipe: Recipe) -> str:
+    """The recipe's renderer in words. OpenGL is asked in a child, since this process may have children later. Raises WorkerError."""
+    if recipe.renderer == "raster":
+        return open_renderer(recipe).description
+    maker = Isolated(recipe)
+    try:
+        return maker.describe_renderer()
+    finally:
+        maker.close()
 
 
 class _Child:
@@ -119,9 +142,10 @@ class _Child:
         except BaseException:
             self.close()
             raise
-        if answer != "ready":
+        if not isinstance(answer, _Ready):
             words = self.close()
             raise WorkerError(answer or f"A worker process did not start ({death}, {cause}); it said: {words or 'nothing'}.")
+        self.renderer = answer.renderer
         self.base = self._memory()
 
     def call(self, asset: Planned) -> tuple[Outcome | None, str, str]:
@@ -184,7 +208,7 @@ def _cause(code: int) -> str:
 
 
 def serve(descriptor: int) -> None:
-    """The child: warms up, says "ready", then answers each asset with an Outcome, or with None where memory ran out."""
+    """The child: warms up, says so, then answers each asset with an Outcome, or with None where memory ran out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(descriptor)
     parent, recipe, entry = pickle.loads(pipe.recv_bytes())
@@ -200,7 +224,7 @@ def serve(descriptor: int) -> None:
         return
     if recipe.renderer == "raster":
         _limit_memory(recipe.limits.memory_mb * 2**20)
-    pipe.send_bytes(pickle.dumps("ready"))
+    pipe.send_bytes(pickle.dumps(_Ready(renderer.description)))
     while True:
         try:
             asset = pickle.loads(pipe.recv_bytes())

@@ -44,9 +44,8 @@ def encode(image: Image, pixels: Hash | None = None) -> bytes:
 
     height, width = image.shape[:2]
     depth = 8 * image.dtype.itemsize
-    if depth == 16:
-        image = image.astype(">u2").view(np.uint8)
-    rows = scanlines(image.reshape(height, -1, channels))
+    plain: npt.NDArray[Any] = image.astype(">u2").view(np.uint8) if depth == 16 else image
+    rows = scanlines(plain.reshape(height, -1, channels))
     if pixels is not None:
         pixels.update(rows)
     header = struct.pack(">IIBBBBB", width, height, depth, _COLOR_TYPE[channels], 0, 0, 0)

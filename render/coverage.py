@@ -145,6 +145,7 @@ def _triangle(x0, y0, w0, x1, y1, w1, x2, y2, w2, face, shift, width, height, ro
     c1 = -(a1 * x2 + b1 * y2) - (0 if a1 > 0 or (a1 == 0 and b1 > 0) else 1) >> shift
     c2 = -(a2 * x0 + b2 * y0) - (0 if a2 > 0 or (a2 == 0 and b2 > 0) else 1) >> shift
     unit = float(cell + 1)
+    eighth = 1.0 / unit
     scale = unit / float(area)
     d1, d2 = w1 - w0, w2 - w0
     wx = (d1 * (y2 - y0) - d2 * (y1 - y0)) * scale
@@ -153,7 +154,7 @@ def _triangle(x0, y0, w0, x1, y1, w1, x2, y2, w2, face, shift, width, height, ro
     e0 = a0 * qx + b0 * qy + c0
     e1 = a1 * qx + b1 * qy + c1
     e2 = a2 * qx + b2 * qy + c2
-    w = w0 + wx * (qx - x0 / unit) + wy * (qy - y0 / unit)
+    w = w0 + wx * (qx - x0 * eighth) + wy * (qy - y0 * eighth)
     low, high = float16lanes(min(w0, w1, w2)), float16lanes(max(w0, w1, w2))
     lane_x, lane_y = _X(), _Y()
     start0 = int16lanes(a0) * lane_x + int16lanes(b0) * lane_y

@@ -1,4 +1,4 @@
-"""Textures for the rasteriser: mip levels of all of a mesh's textures in one flat array, anisotropic look-up.
+"""Textures for the rasteriser: mip levels of all of a mesh's textures in one flat array, and the look-up.
 
 Texels are averaged as sRGB bytes, like the samples of a pixel.
 """
@@ -19,8 +19,8 @@ _MODES = {"repeat": 0, "clamp": 1, "mirror": 2}
 
 
 class Mipmaps(NamedTuple):
-    """texels (T,) uint32, four sRGB bytes each: every level of every texture; offset (N, 16) int64 where each level starts; size (N, 2) int64 width and
-    height of level 0; levels (N,) int64; wrap (N, 2) int64, 0 repeat, 1 clamp, 2 mirror."""
+    """texels (T,) uint32, four sRGB bytes each: every level of every texture; offset (N, 16) int64, where each level starts; size (N, 2)
+    int64, width and height of level 0; levels (N,) int64; wrap (N, 2) int64, 0 repeat, 1 clamp, 2 mirror."""
 
     texels: npt.NDArray[np.uint32]
     offset: npt.NDArray[np.int64]
@@ -111,8 +111,11 @@ def _wrap(i, n, mode):  # type: ignore[no-untyped-def]
 
 @kernel
 def sample(table, t, u, v, ux, uy, vx, vy):  # type: ignore[no-untyped-def]
-    """Texture t at (u, v), a texel of four sRGB bytes. The derivatives by the pixel's x and y give the parallelogram that the pixel is in the
-    picture: the mip level follows its short side, and along the long one up to 4 looks are averaged."""
+    """Texture t at (u, v), as four sRGB bytes.
+
+    The derivatives by the pixel's x and y span what a pixel is in the picture: the mip level follows the short side, and along the long
+    side up to _MAX_TAPS looks are averaged.
+    """
     w, h = table.size[t, 0], table.size[t, 1]
     if not (abs(u) < 1e6 and abs(v) < 1e6):
         return table.texels[table.offset[t, 0]]
@@ -123,7 +126,7 @@ def sample(table, t, u, v, ux, uy, vx, vy):  # type: ignore[no-untyped-def]
     else:
         longer, shorter, du, dv = dy, dx, uy, vy
     taps, shift = 1, np.uint32(0)
-    while taps < _MAX_TAPS and longer > 1.0 and shorter * taps * taps < 0.3 * longer:
+    while taps < _MAX_TAPS and longer > 1.0 and shorter * taps * taps < 0.5 * longer:
         taps *= 2
         shift += np.uint32(1)
     square = max(shorter, longer / (taps * taps))

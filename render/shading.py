@@ -11,7 +11,7 @@ from render.mipmaps import sample
 from render.simd import all_lanes, equal, float16lanes, int16lanes, kernel, load16, not_negative, store16
 
 UNSEEN, FLAT, VARYING = np.uint8(0), np.uint8(1), np.uint8(2)
-_ZERO, _ONE, _HALF = np.float32(0.0), np.float32(1.0), np.float32(0.5)
+_ZERO, _HALF, _ONE, _FOUR = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(4.0)
 _BYTES_0_2, _TWO_0_2, _2, _8, _16, _BYTE = (np.uint32(n) for n in (0x00FF00FF, 0x00020002, 2, 8, 16, 255))
 _U1, _U2, _U3 = np.uint64(1), np.uint64(2), np.uint64(3)
 
@@ -157,12 +157,26 @@ def resolve(faces, H, p, light, background, near, width, stride, samples, seen, 
         k = y * stride + 4 * x0
         # the four pixels looked at may reach beyond x1, into columns where nothing counts
         for x4 in range(x0, x1, 4):
-            if all_lanes(equal(load16(ids, k), zero)):
-                k += 16
-                continue
+            f = ids[np.uint64(k)]
+            if all_lanes(equal(load16(ids, k), int16lanes(f))):
+                if f == 0:
+                    k += 16
+                    continue
+                if state[f] == FLAT and x4 + 4 <= x1:
+                    for n in range(4):
+                        at = np.uint64(y * width + x4 + n)
+                        q = np.uint64(k + 4 * n)
+                        color[at] = packed[f]
+                        depth[at] = _FOUR / ((zbuf[q] + zbuf[q + _U1]) + (zbuf[q + _U2] + zbuf[q + _U3]))
+                        mask[at] = True
+                        face_ids[at] = f - 1
+                    store16(ids, k, every, zero)
+                    store16(zbuf, k, every, zeros)
+                    k += 16
+                    continue
             for n in range(min(4, x1 - x4)):
                 x = x4 + n
-                i = np.uint64(y * width + x)
+                at = np.uint64(y * width + x)
                 q = np.uint64(k + 4 * n)
                 f0, f1, f2, f3 = ids[q], ids[q + _U1], ids[q + _U2], ids[q + _U3]
                 z0, z1, z2, z3 = zbuf[q], zbuf[q + _U1], zbuf[q + _U2], zbuf[q + _U3]
@@ -172,13 +186,13 @@ def resolve(faces, H, p, light, background, near, width, stride, samples, seen, 
                     if state[f0] == UNSEEN:
                         _light_face(f0 - 1, light, faces, H, p, seen)
                     if state[f0] == FLAT:
-                        color[i] = packed[f0]
+                        color[at] = packed[f0]
                     else:
                         r, g, b = _shade(f0 - 1, x + 0.5, y + 0.5, p, seen)
-                        color[i] = _pack(r, g, b, 255, p.to_srgb)
-                    depth[i] = np.float32(4.0) / ((z0 + z1) + (z2 + z3))
-                    mask[i] = True
-                    face_ids[i] = f0 - 1
+                        color[at] = _pack(r, g, b, 255, p.to_srgb)
+                    depth[at] = _FOUR / ((z0 + z1) + (z2 + z3))
+                    mask[at] = True
+                    face_ids[at] = f0 - 1
                     continue
                 even = odd = np.uint32(0)
                 for s in range(4):
@@ -195,13 +209,13 @@ def resolve(faces, H, p, light, background, near, width, stride, samples, seen, 
                         even += (c & _BYTES_0_2) * count
                         odd += (c >> _8 & _BYTES_0_2) * count
                 # the four bytes averaged, alpha among them, with rounding
-                color[i] = even + _TWO_0_2 >> _2 & _BYTES_0_2 | (odd + _TWO_0_2 >> _2 & _BYTES_0_2) << _8
+                color[at] = even + _TWO_0_2 >> _2 & _BYTES_0_2 | (odd + _TWO_0_2 >> _2 & _BYTES_0_2) << _8
                 covered = (f0 > 0) + (f1 > 0) + (f2 > 0) + (f3 > 0)
                 if covered >= 2:
                     f, z = _majority(f0, f1, f2, f3, z0, z1, z2, z3, 2.0 / near)
-                    depth[i] = z
-                    mask[i] = True
-                    face_ids[i] = f - 1
+                    depth[at] = z
+                    mask[at] = True
+                    face_ids[at] = f - 1
             store16(ids, k, every, zero)
             store16(zbuf, k, every, zeros)
             k += 16

@@ -25,7 +25,7 @@ _intrinsic: Any = intrinsic
 LANES = 16
 
 
-class Lanes(types.Type):  # type: ignore[misc]
+class Lanes(types.Type):
     """The numba type of sixteen numbers of one kind: int32, float32 or bool."""
 
     def __init__(self, kind: str) -> None:
@@ -42,9 +42,9 @@ _IR = {
 
 
 @register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Lanes) -> None:
-        super().__init__(manager, kind, _IR[kind.kind])
+        super().__init__(manager, kind, _IR[kind.kind])  # type: ignore[no-untyped-call]
 
 
 def _splat(builder: Any, value: Any) -> Any:
@@ -84,7 +84,7 @@ def constant16(values: list[int]) -> Any:
     return constant
 
 
-def _binary(emit_int: str | None, emit_float: str | None) -> Any:
+def _binary(emit_int: str, emit_float: str) -> Any:
     @_intrinsic
     def operation(context, a, b):  # type: ignore[no-untyped-def]
         emit = emit_float if a == FLOAT else emit_int
@@ -93,7 +93,7 @@ def _binary(emit_int: str | None, emit_float: str | None) -> Any:
     return operation
 
 
-_add, _mul, _or = _binary("add", "fadd"), _binary("mul", "fmul"), _binary("or_", None)
+_add, _mul, _or = _binary("add", "fadd"), _binary("mul", "fmul"), _binary("or_", "or_")
 
 
 @overload(operator.add)

@@ -94,7 +94,7 @@ def learning_rate(config: OptimizerConfig, step: int, per_epoch: int, epochs: in
 def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
     """Adam or AdamW over the trainable parameters."""
     kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
-    return kind([p for p in module.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay)
+    return kind([p for p in module.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def check_finite(loss: float, step: int) -> None:

@@ -1,8 +1,8 @@
 """The rasteriser against other renderers: the same meshes and views, in one process on one core, turn by turn, and the error of each.
 
-Timed is the way from a mesh's arrays to colour, depth and mask of all views, with all that a renderer must set up for a mesh; not the loading.
-The error of a renderer is taken against itself at 64 samples a pixel, since speed counts only at no larger error: the root mean square over the
-pixels that show the object in either picture, in steps of 1/255 of sRGB.
+Timed is the way from a mesh's arrays to colour, depth and mask of all views, with all that a renderer must set up for a mesh; not the
+loading. The error of a renderer is taken against itself at 64 samples a pixel, since speed counts only at no larger error: the root mean
+square over the pixels that show the object in either picture, in steps of 1/255 of sRGB.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def bench_render(
 ) -> list[dict[str, Any]]:
     """A row for each folder of meshes and each renderer at hand. limit: meshes of a folder, drawn with the seed; 0 means all.
 
-    Each mesh is drawn `repeats` times by every renderer in turn and the shortest time counts. Raises ValueError for a folder without meshes.
+    Each mesh is drawn `repeats` times by every renderer in turn and the shortest time counts. Raises ValueError for a folder without meshes
+    that can be read.
     """
     rows: list[dict[str, Any]] = []
     cameras = ring(views, math.radians(25), size=size)
@@ -149,7 +150,8 @@ def supersampled(candidate: Candidate, mesh: Mesh, cameras: Cameras, style: Styl
     large = replace(cameras, K=K, width=cameras.width * k, height=cameras.height * k)
     picture = candidate.draw(mesh, large, style)[0]
     V, H, W = len(K), cameras.height, cameras.width
-    return picture.reshape(V, H, k, W, k, 4).mean(axis=(2, 4))
+    mean: npt.NDArray[np.float64] = picture.reshape(V, H, k, W, k, 4).mean(axis=(2, 4))
+    return mean
 
 
 def _rows(
@@ -211,7 +213,8 @@ def _pyrender() -> Candidate:
         camera = pyrender.IntrinsicsCamera(1.0, 1.0, 0.0, 0.0, znear=0.1, zfar=10.0)
         node = scene.add(camera)
         lamps = [
-            (scene.add(pyrender.DirectionalLight(color=np.ones(3), intensity=lamp.intensity * math.pi / 0.96**2)), lamp) for lamp in style.lights
+            (scene.add(pyrender.DirectionalLight(color=np.ones(3), intensity=lamp.intensity * math.pi / 0.96**2)), lamp)
+            for lamp in style.lights
         ]
         color, depth = np.empty((V, H, W, 4), np.uint8), np.empty((V, H, W), np.float32)
         flags = pyrender.RenderFlags.RGBA | pyrender.RenderFlags.SKIP_CULL_FACES
@@ -220,7 +223,7 @@ def _pyrender() -> Candidate:
             pose = np.linalg.inv(cameras.world_to_camera[v]) @ np.diag([1.0, -1.0, -1.0, 1.0])
             scene.set_pose(node, pose)
             for lamp_node, lamp in lamps:
-                direction = np.array(lamp.direction)
+                direction: Any = np.array(lamp.direction)
                 if lamp.frame == "camera":
                     direction = direction @ cameras.world_to_camera[v, :3, :3]
                 scene.set_pose(lamp_node, _pointing(direction))

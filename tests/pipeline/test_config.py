@@ -26,7 +26,10 @@ def write(tmp_path: Path, text: str) -> Path:
         ("source:\n  path: x\n", r"line 1: source.kind is missing; add it\."),
         ("source:\n  kind: folder\n", r"line 1: source.path is missing; add it\."),
         ("source:\n  kind: folder\n  path: x\n  labels:\n    csv: a.csv\n    clas: b\n", r"line 6: source.labels.clas is no key here"),
-        ("style:\n  lights:\n    - {direction: [0, 0, 1], intensity: 1}\n    - {direction: [0, 0, 1], power: 1}\n", r"line 4: style.lights.1.\w+ is"),
+        (
+            "style:\n  lights:\n    - {direction: [0, 0, 1], intensity: 1}\n    - {direction: [0, 0, 1], power: 1}\n",
+            r"line 4: style.lights.1.\w+ is",
+        ),
         ("name: a\nname: b\n", r"line 2: the key name stands twice; keep one of the two\."),
         ("name: [a\n", r"line 2: this is not valid YAML"),
         ("- a\n", r"the file must hold keys with values, not a list\."),
@@ -52,7 +55,13 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 def test_overrides_win_and_reach_into_lists_and_absent_parts(tmp_path: Path) -> None:
     path = write(tmp_path, "points: {count: 5}\nstyle:\n  lights:\n    - {direction: [0, 0, 1], intensity: 1}\n")
     recipe = load_recipe(path, ["points.count=9", "style.lights.0.intensity=0.5", "views.rig.size=64", "views.mask=true", "seed=1"])
-    assert (recipe.points.count, recipe.style.lights[0].intensity, recipe.views.rig.size, recipe.views.mask, recipe.seed) == (9, 0.5, 64, True, 1)
+    assert (recipe.points.count, recipe.style.lights[0].intensity, recipe.views.rig.size, recipe.views.mask, recipe.seed) == (
+        9,
+        0.5,
+        64,
+        True,
+        1,
+    )
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def make(to: Path | str, config: Recipe | None = None, **options: Any) -> Summar
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +287,9 @@ def test_a_full_disk_is_one_sentence_and_room_again_completes(monkeypatch: pytes
 
 
 def test_a_file_limit_of_the_system_is_met_with_a_sentence(tmp_path: Path) -> None:
-    script = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))"
+    script = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))"
+    )
     values = recipe().model_dump_json(by_alias=True)
     done = subprocess.run([sys.executable, "-c", script + SCRIPT, values, str(tmp_path / "limited"), "0"], capture_output=True, text=True)
     assert done.returncode == 1

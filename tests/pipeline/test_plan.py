@@ -30,7 +30,12 @@ def source(path: Path, **changes: Any) -> FolderSource:
 
 
 def plan(path: Path, shard_assets: int = 32, seed: int = 0, val_fraction: float = 0.0, **changes: Any) -> Plan:
-    values = {"source": {"kind": "folder", "path": path} | changes, "shard_assets": shard_assets, "seed": seed, "val_fraction": val_fraction}
+    values = {
+        "source": {"kind": "folder", "path": path} | changes,
+        "shard_assets": shard_assets,
+        "seed": seed,
+        "val_fraction": val_fraction,
+    }
     return make_plan(Recipe.model_validate(values))
 
 
@@ -46,7 +51,11 @@ def test_class_folders_without_splits(tmp_path: Path) -> None:
 def test_splits_above_and_below_the_classes(tmp_path: Path) -> None:
     put(tmp_path / "above", "train/a/1.off", "test/a/2.off", "val/b/3.stl", "other/c/4.off")
     put(tmp_path / "below", "a/train/1.off", "a/test/2.off", "b/train/3.off")
-    assert sorted(listed(tmp_path / "above")) == [("test/a/2.off", "a", "test"), ("train/a/1.off", "a", "train"), ("val/b/3.stl", "b", "val")]
+    assert sorted(listed(tmp_path / "above")) == [
+        ("test/a/2.off", "a", "test"),
+        ("train/a/1.off", "a", "train"),
+        ("val/b/3.stl", "b", "val"),
+    ]
     assert listed(tmp_path / "below") == [("a/test/2.off", "a", "test"), ("a/train/1.off", "a", "train"), ("b/train/3.off", "b", "train")]
 
 
@@ -95,7 +104,13 @@ def test_fractions_go_by_content(tmp_path: Path) -> None:
     made = plan(tmp_path, test_fraction=0.25, val_fraction=0.2)
     splits = Counter(made.table["split"].to_pylist())
     # Binomial: 400 draws, five standard deviations.
-    assert abs(Counter(s for s, c in zip(made.table["split"].to_pylist(), made.table["class"].to_pylist(), strict=True) if c == "a")["test"] - 100) < 44
+    assert (
+        abs(
+            Counter(s for s, c in zip(made.table["split"].to_pylist(), made.table["class"].to_pylist(), strict=True) if c == "a")["test"]
+            - 100
+        )
+        < 44
+    )
     assert splits["val"] > 0
     twins = [s for s, c in zip(made.table["split"].to_pylist(), made.table["class"].to_pylist(), strict=True) if c == "b"]
     assert len(set(twins)) == 1
@@ -168,7 +183,9 @@ def test_psb_by_group() -> None:
     kept = [row for row in rows if row["group"] in groups["train"] & groups["test"]]
     split_of = {row["id"]: row["split"] for row in rows}
     twins = [row for row in kept if row["split"] == "test" and split_of.get(row["identical_to"]) == "train"]
-    twins += [row for row in kept if row["split"] == "test" for other in rows if other["identical_to"] == row["id"] and other["split"] == "train"]
+    twins += [
+        row for row in kept if row["split"] == "test" for other in rows if other["identical_to"] == row["id"] and other["split"] == "train"
+    ]
     common = plan(PSB, labels=labels, common_classes=True)
     assert len(set(common.table["class"].to_pylist())) == 21
     assert Counter(common.table["split"].to_pylist()) == {"train": 700, "test": 691}

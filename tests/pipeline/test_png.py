@@ -61,7 +61,7 @@ def test_codes_of_extreme_frequencies_stay_within_fifteen_bits(ratio: float) -> 
     assert zlib.decompress(deflate.compress(data, 1, 5000)) == data.tobytes()
     bits = deflate._code_lengths(np.bincount(data, minlength=286), 15)
     assert bits.max() <= 15
-    assert sum(2.0 ** -b for b in bits if b) == 1.0
+    assert sum(2.0**-b for b in bits if b) == 1.0
 
 
 def test_every_length_of_a_run_is_told_rightly() -> None:
@@ -76,7 +76,34 @@ def test_every_length_of_a_run_is_told_rightly() -> None:
 
 def test_every_distance_of_the_format_is_told_rightly() -> None:
     block = np.random.default_rng(2).integers(0, 256, 32768, dtype=np.uint8)
-    for distance in (5, 6, 7, 8, 9, 12, 13, 16, 17, 24, 25, 192, 193, 256, 257, 673, 769, 897, 3073, 4097, 12289, 16384, 16385, 24576, 24577, 32768):
+    for distance in (
+        5,
+        6,
+        7,
+        8,
+        9,
+        12,
+        13,
+        16,
+        17,
+        24,
+        25,
+        192,
+        193,
+        256,
+        257,
+        673,
+        769,
+        897,
+        3073,
+        4097,
+        12289,
+        16384,
+        16385,
+        24576,
+        24577,
+        32768,
+    ):
         data = np.tile(block[:distance], 3)[: distance + 700]
         packed = deflate.compress(data, 4, distance)
         assert zlib.decompress(packed) == data.tobytes()
@@ -87,7 +114,8 @@ def test_the_bytes_do_not_depend_on_what_came_before() -> None:
     code = (
         "import sys, hashlib, numpy as np\nfrom pipeline import png\nrng = np.random.default_rng(int(sys.argv[1]))\n"
         "for _ in range(int(sys.argv[1])):\n    png.encode(rng.integers(0, 256, (rng.integers(1, 300), 70, 3), dtype=np.uint8))\n"
-        "image = np.arange(90 * 80 * 3).reshape(90, 80, 3) // 50 % 256\nprint(hashlib.sha256(png.encode(image.astype(np.uint8))).hexdigest())"
+        "image = (np.arange(90 * 80 * 3).reshape(90, 80, 3) // 50 % 256).astype(np.uint8)\n"
+        "print(hashlib.sha256(png.encode(image)).hexdigest())"
     )
     runs = [subprocess.run([sys.executable, "-c", code, n], capture_output=True, text=True, check=True).stdout for n in ("0", "9")]
     assert runs[0] == runs[1]
@@ -95,7 +123,11 @@ def test_the_bytes_do_not_depend_on_what_came_before() -> None:
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA", "I;16"])
 def test_pictures_of_others_are_read_as_pillow_reads_them(mode: str) -> None:
-    image = Image.fromarray(scene(5, 60, 70, 3)).convert(mode) if mode != "I;16" else Image.fromarray(np.arange(4200, dtype=np.uint16).reshape(60, 70))
+    image = (
+        Image.fromarray(scene(5, 60, 70, 3)).convert(mode)
+        if mode != "I;16"
+        else Image.fromarray(np.arange(4200, dtype=np.uint16).reshape(60, 70))
+    )
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     found = png.decode(buffer.getvalue())
@@ -110,7 +142,9 @@ def test_damage_is_told() -> None:
             png.decode(broken)
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3), np.uint16), np.zeros((0, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3), np.uint16), np.zeros((0, 4), np.uint8)]
+)
 def test_other_arrays_are_refused(image: npt.NDArray[np.uint8]) -> None:
-    with pytest.raises(ValueError, match="uint8|16 bits"):
+    with pytest.raises(ValueError, match=r"uint8|16 bits"):
         png.encode(image)

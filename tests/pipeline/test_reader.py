@@ -130,7 +130,9 @@ def test_an_unknown_member_is_named_with_those_there_are(uri: str) -> None:
 
 
 def test_no_dataset_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"holds no dataset \(dataset.json is not there\); give a dataset's folder or generate it first\."):
+    with pytest.raises(
+        DatasetError, match=r"holds no dataset \(dataset.json is not there\); give a dataset's folder or generate it first\."
+    ):
         Dataset.open(str(tmp_path))
 
 
@@ -148,7 +150,9 @@ def test_an_unfinished_dataset_is_one_sentence(copy: Path) -> None:
 def test_a_shard_cut_short_is_one_sentence_when_opened(copy: Path, cut: int) -> None:
     shard = copy / "shards/train-000001.tar"
     shard.write_bytes(shard.read_bytes()[:-cut])
-    with pytest.raises(DatasetError, match=r"train-000001.tar is cut short or changed: \d+ bytes instead of \d+; remove manifest/train-000001"):
+    with pytest.raises(
+        DatasetError, match=r"train-000001.tar is cut short or changed: \d+ bytes instead of \d+; remove manifest/train-000001"
+    ):
         Dataset.open(str(copy))
     assert [problem.where for problem in verify(str(copy))] == ["shards/train-000001.tar"]
 
@@ -187,8 +191,10 @@ def test_changed_manifests_are_found(copy: Path) -> None:
 
     item = manifest.decode((copy / "manifest/test-000000.parquet").read_bytes(), "x")
     row = Row("other", "mug", "test", "a", "", "00", "empty", "", (), "")
-    (copy / "manifest/test-000000.parquet").write_bytes(manifest.encode(ShardRecord("test-000000", item.size, item.shard_sha256), [row], item.plan))
-    with pytest.raises(DatasetError, match="are not those that its dataset.json names"):
+    (copy / "manifest/test-000000.parquet").write_bytes(
+        manifest.encode(ShardRecord("test-000000", item.size, item.shard_sha256), [row], item.plan)
+    )
+    with pytest.raises(DatasetError, match=r"are not those that its dataset\.json names"):
         Dataset.open(str(copy))
     assert len(verify(str(copy))) >= 2
 

@@ -57,20 +57,20 @@ def test_the_record_tells_where_each_member_lies(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["", "A", "a.b", "a b", "é", "a/b"])
 def test_keys_that_a_reader_would_split_are_refused(key: str) -> None:
-    with pytest.raises(ValueError, match="is no key"):
+    with pytest.raises(ValueError, match=r"is no key"):
         ShardWriter("s").add(key, {"json": b""})
 
 
 def test_a_key_twice_is_refused() -> None:
     writer = ShardWriter("s")
     writer.add("a", {"json": b""})
-    with pytest.raises(ValueError, match="is no key"):
+    with pytest.raises(ValueError, match=r"is no key"):
         writer.add("a", {"json": b""})
 
 
 @pytest.mark.parametrize("name", ["", "V.png", "x/y.png", ".png", "a" * 100])
 def test_names_that_a_reader_would_change_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="is no name"):
+    with pytest.raises(ValueError, match=r"is no name"):
         ShardWriter("s").add("key", {name: b""})
 
 
@@ -126,7 +126,7 @@ def test_a_write_is_whole_or_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(StorageError, match="There is no space left to write .*/a/b; free some"):
+    with pytest.raises(StorageError, match=r"There is no space left to write .*/a/b; free some"):
         store.write("a/b", b"new and longer")
     monkeypatch.undo()
     assert store.read("a/b") == b"old"
@@ -149,12 +149,12 @@ def test_a_killed_writer_leaves_only_what_the_next_one_removes(tmp_path: Path) -
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_forbidden_folder_is_one_sentence(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(StorageError, match="may not be used"):
+    with pytest.raises(StorageError, match=r"may not be used"):
         Store(tmp_path / "x").write("a", b"")
 
 
 def test_unknown_storage_is_one_sentence() -> None:
-    with pytest.raises(StorageError, match="nosuch://a names storage that cannot be opened"):
+    with pytest.raises(StorageError, match=r"nosuch://a names storage that cannot be opened"):
         Store("nosuch://a")
 
 
@@ -170,5 +170,3 @@ def test_one_writer_holds_the_folder(tmp_path: Path) -> None:
     with Store(tmp_path).exclusive():
         assert other() == f"Another process is writing to {tmp_path}; wait for it, or give another folder."
     assert other() == "in"
-
-
