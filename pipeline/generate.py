@@ -15,7 +15,7 @@ from pipeline.isolation import ENTRY, Isolated, describe_renderer
 from pipeline.plan import Plan, make_plan
 from pipeline.recipe import Recipe
 from pipeline.sources import FolderSource
-from pipeline.storage import Store
+from pipeline.storage import StorageError, Store
 from pipeline.worker import STAGES, ShardResult, in_process, make_shard
 
 
@@ -107,6 +107,8 @@ def generate(
     """
     begin = time.perf_counter()
     store = Store(to)
+    if workers and not store.shared:
+        raise StorageError(f"{store.uri} is memory of this process, where Ray workers cannot write; use 0 workers or another place.")
     recipe = _absolute(recipe)
     with store.exclusive():
         if store.exists(dataset.NAME):

@@ -34,7 +34,8 @@ class Store:
             raise StorageError(
                 f"{self.uri} names storage that cannot be opened ({error}); use a folder or install what it asks for."
             ) from None
-        self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        protocols = self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,)
+        self.local, self.shared = "file" in protocols, "memory" not in protocols
         if self.local:
             self.uri = self.root
 

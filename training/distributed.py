@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -55,13 +56,26 @@ def many() -> bool:
     return dist.is_initialized() and dist.get_world_size() > 1
 
 
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
 def gather(x: Tensor) -> Tensor:
     """(b, ...) on each rank to (W·b, ...), ranks in order, gradients kept. Every rank must bring the same shape."""
     if not many():
         return x
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(x.contiguous()), dim=0)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(x.contiguous())  # type: ignore[no-untyped-call]
+    return gathered
 
 
 def wrap(module: nn.Module, world: World) -> nn.Module:

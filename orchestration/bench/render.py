@@ -290,11 +290,9 @@ def _embree() -> Candidate:
         corners = mesh.vertices[mesh.faces]
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
-        base = _linear(np.array([material.base_color[:3] for material in mesh.materials]))
+        base_of_face = _linear(np.array([material.base_color[:3] for material in mesh.materials]))[mesh.face_material]
         if mesh.face_colors is not None:
-            base_of_face = base[mesh.face_material] * _linear(mesh.face_colors[:, :3] / 255)
-        else:
-            base_of_face = base[mesh.face_material]
+            base_of_face = base_of_face * _linear(mesh.face_colors[:, :3] / 255)
         color, depth = np.empty((V, H, W, 4), np.uint8), np.zeros((V, H, W), np.float32)
         color[:] = [*(np.round(255 * np.array(style.background))), 0]
         for v in range(V):
@@ -305,10 +303,10 @@ def _embree() -> Candidate:
             found = scene.run(np.ascontiguousarray(origins, np.float32), np.ascontiguousarray(rays, np.float32), output=True)
             hit = np.flatnonzero(found["primID"] >= 0)
             face = found["primID"][hit]
-            light = np.full(len(mesh.faces), style.ambient)
+            light: Floats = np.full(len(mesh.faces), style.ambient)
             for lamp in style.lights:
                 direction = np.array(lamp.direction) / np.linalg.norm(lamp.direction)
-                light += lamp.intensity * np.abs(normals @ (direction @ R if lamp.frame == "camera" else direction))
+                light = light + lamp.intensity * np.abs(normals @ (direction @ R if lamp.frame == "camera" else direction))
             lit = base_of_face[face] * light[face, None]
             if mesh.corner_uv is not None:
                 lit *= _texels(mesh, face, found["u"][hit], found["v"][hit])

@@ -451,7 +451,7 @@ def test_meshes_without_anything_to_see() -> None:
     assert (views.face_ids == -1).all()
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 70), (70, 3), (223, 225)])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 70), (70, 3), (223, 225), (951, 951)])
 def test_any_size(width: int, height: int) -> None:
     """A wall over the whole picture covers all of it, in whatever size and in pictures that are not square."""
     K = np.array([[[50.0, 0, width / 2], [0, 50.0, height / 2], [0, 0, 1]]])

@@ -50,7 +50,7 @@ def global_moments(count: Tensor, mean: Tensor, m2: Tensor) -> tuple[Tensor, Ten
         return count, mean, m2
     local = torch.cat([count.reshape(1).to(mean.dtype), mean, m2])
     gathered = local.new_empty(world * local.numel())
-    dist.all_gather_into_tensor(gathered, local)
+    dist.all_gather_single(gathered, local)
     parts = gathered.view(world, -1)
     channels = mean.numel()
     return merge_moments(parts[:, 0], parts[:, 1 : 1 + channels], parts[:, 1 + channels :])

@@ -41,7 +41,7 @@ def test_a_folder_without_meshes_is_named(tmp_path: Path) -> None:
 
 
 def test_the_reference_shows_the_same_scene_averaged_over_blocks() -> None:
-    """A candidate that paints, in each pixel, where the pixel's centre lies in the camera's plane: the mean over a block is the block's centre."""
+    """A candidate paints in each pixel where its centre lies in the camera's plane: the mean over a block is the block's centre."""
 
     def draw(mesh: Mesh, cameras: Cameras, style: Style) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         u, v = np.arange(cameras.width) + 0.5, np.arange(cameras.height) + 0.5
