@@ -352,14 +352,37 @@ def bench_render(
 
 
 @bench.command("train")
-def bench_train(as_json: Json = False) -> None:
-    """Operators and steps of training against their usual formulations.
+def bench_train(
+    clouds: Annotated[int, typer.Option(help="Clouds of a step.")] = 8,
+    points: Annotated[int, typer.Option(help="Points of a cloud.")] = 1024,
+    threads: Annotated[int, typer.Option(help="torch threads.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Operators and steps of training against their usual formulations, with peak memory.
 
-    Example: crossloom bench train
+    Example: crossloom bench train --points 384 --threads 2
     """
     from orchestration.bench.train import bench_ops
 
-    show(bench_ops(), as_json)
+    show(bench_ops(clouds=clouds, points=points, threads=threads, device=device), as_json)
+
+
+@bench.command("gpu")
+def bench_gpu(objects: Annotated[int, typer.Option(help="Objects of a step.")] = 20, as_json: Json = False) -> None:
+    """CrossPoint's step on a GPU at the paper's size, in float32 and bfloat16: samples a second and each branch's share of the time.
+
+    Example: crossloom bench gpu --objects 64
+    """
+    import torch
+
+    from orchestration.bench.train import bench_branches
+
+    if not torch.cuda.is_available():
+        raise UsageError(
+            "There is no GPU that torch can use here: see `crossloom doctor`, or measure the CPU with `crossloom bench train`."
+        )
+    show(bench_branches(objects=objects, points=2048, device="cuda", precisions=("float32", "bfloat16")), as_json)
 
 
 class UsageError(Exception):
@@ -379,9 +402,6 @@ def main() -> NoReturn:
     try:
         ended = app(arguments, standalone_mode=False)  # click gives the code of an Exit back
         code = ended if isinstance(ended, int) else 0
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on from here")
-        code = 130
     except BaseException as error:
         code = _report(error, debug)
     sys.exit(code)
@@ -395,7 +415,8 @@ def _report(error: BaseException, debug: bool) -> int:
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
-    if isinstance(error, click.exceptions.Abort):
+    if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
+        say("interrupted; the same command goes on from here")
         return 130
     if isinstance(error, click.ClickException):
         error.show()

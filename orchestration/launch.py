@@ -6,9 +6,13 @@ process group and starts them anew when one dies, and the training goes on from 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +93,8 @@ def _with_ray(config: PretrainConfig, dataset_uri: str, folder: Path, launch: La
             ),
         )
         try:
-            trainer.fit()
+            with _interruptible():
+                trainer.fit()
         except WorkerGroupError as error:
             if failed.exists():
                 raise LaunchError(json.loads(failed.read_text())["message"]) from error
@@ -99,6 +104,21 @@ def _with_ray(config: PretrainConfig, dataset_uri: str, folder: Path, launch: La
         raise LaunchError(json.loads(failed.read_text())["message"])
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C leaves the block as KeyboardInterrupt: Ray Train takes the signal for itself, ends its workers and then exits the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _worker(task: dict[str, Any]) -> None:
