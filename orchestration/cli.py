@@ -339,7 +339,7 @@ def doctor(as_json: Json = False) -> None:
 @bench.command("render")
 def bench_render(
     meshes: Annotated[list[Path], typer.Argument(help="Folders of meshes.")],
-    limit: Annotated[int, typer.Option(help="Meshes of each folder; 0: all.")] = 100,
+    limit: Annotated[int, typer.Option(help="Meshes of each folder; 0: all.")] = 25,
     as_json: Json = False,
 ) -> None:
     """Rasteriser, pyrender and other renderers at hand on the same meshes, with each one's error.

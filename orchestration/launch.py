@@ -52,10 +52,6 @@ def run_pretrain(config: PretrainConfig, dataset_uri: str, folder: Path, launch:
 
 
 def _with_ray(config: PretrainConfig, dataset_uri: str, folder: Path, launch: Launch) -> dict[str, Any]:
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     from pipeline.ray_workers import session
 
     folder = folder.resolve()
@@ -71,7 +67,11 @@ def _with_ray(config: PretrainConfig, dataset_uri: str, folder: Path, launch: La
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     failed = folder / "error.json"
     failed.unlink(missing_ok=True)
-    with session(math.ceil(launch.workers * launch.cpus), launch.address):
+    with session(math.ceil(launch.workers * launch.cpus), launch.address):  # before Ray is imported: it says how Ray authenticates
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+        from ray.train.torch import TorchConfig, TorchTrainer
+
         needed = {"GPU": float(launch.workers)} if launch.gpu else {"CPU": launch.workers * launch.cpus}
         for name, amount in needed.items():
             there = ray.cluster_resources().get(name, 0.0)

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from render.meshes import Mesh, MeshError
 from render.views import Views
@@ -142,17 +143,43 @@ class ViewCheck:
 
 def check_views(views: Views) -> ViewCheck:
     """Judges V rendered views: a view with nothing in it is a reason to leave the asset out, the rest are flags."""
-    alpha = views.color[..., 3]
-    shown = (alpha > 0) | views.mask
-    coverage = (alpha.astype(np.float32).mean(axis=(1, 2)) / np.float32(255)).astype(np.float32)
+    alpha_sums, shown, border, uniform = _survey(views.color, views.mask)
+    area = views.mask.shape[1] * views.mask.shape[2]
+    coverage = (alpha_sums / (255 * area)).astype(np.float32)
     flags: list[Flag] = []
-    border = shown[:, 0].any() or shown[:, -1].any() or shown[:, :, 0].any() or shown[:, :, -1].any()
-    if border:
+    if border.any():
         flags.append("view_clipped")
     if (coverage < _SPARSE_COVERAGE).any():
         flags.append("view_sparse")
-    inside = [view[mask] for view, mask in zip(views.color[..., :3], views.mask, strict=True)]
-    if any(len(pixels) > 1 and (pixels == pixels[0]).all() for pixels in inside):
+    if uniform.any():
         flags.append("view_uniform")
-    blank = not shown.any(axis=(1, 2)).all()
-    return ViewCheck("blank_view" if blank else None, tuple(flags), coverage)
+    return ViewCheck(None if shown.all() else "blank_view", tuple(flags), coverage)
+
+
+@njit(cache=True, nogil=True)
+def _survey(
+    color: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Per view: sum of alpha; anything shown; shown at the border; more than one masked pixel and all of one colour. (V,) each."""
+    views, height, width = mask.shape
+    alpha_sums = np.zeros(views, np.int64)
+    shown, border, uniform = np.zeros(views, np.bool_), np.zeros(views, np.bool_), np.zeros(views, np.bool_)
+    for v in range(views):
+        inside, differing = 0, False
+        r = g = b = np.uint8(0)
+        for y in range(height):
+            for x in range(width):
+                alpha = color[v, y, x, 3]
+                alpha_sums[v] += alpha
+                if alpha > 0 or mask[v, y, x]:
+                    shown[v] = True
+                    if y == 0 or x == 0 or y == height - 1 or x == width - 1:
+                        border[v] = True
+                if mask[v, y, x]:
+                    if inside == 0:
+                        r, g, b = color[v, y, x, 0], color[v, y, x, 1], color[v, y, x, 2]
+                    elif color[v, y, x, 0] != r or color[v, y, x, 1] != g or color[v, y, x, 2] != b:
+                        differing = True
+                    inside += 1
+        uniform[v] = inside > 1 and not differing
+    return alpha_sums, shown, border, uniform

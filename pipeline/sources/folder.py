@@ -60,7 +60,10 @@ class FolderSource(BaseModel):
 
 
 def assets(source: FolderSource) -> Iterator[Asset]:
-    """The meshes, class by class, the files of a folder before its folders, by name. Raises SourceError: no folder, no mesh in it or in a class, labels that do not fit."""
+    """The meshes, class by class, the files of a folder before its folders, by name.
+
+    Raises SourceError: no folder, no mesh in it or in a class, labels that do not fit.
+    """
     if not source.path.is_dir():
         raise SourceError(f"{source.path} is no folder; give the folder that holds the class folders.")
     rows = _label_rows(source) if source.labels else None
