@@ -15,6 +15,7 @@ from pipeline.reader import Dataset
 from pipeline.stats import stats
 from pipeline.storage import Store
 
+NAME = "README.md"
 _MEANING = {
     "json": "class, split, source, sha256, licence, normalisation (centre, scale), cameras (K, world_to_camera)",
     "points.npy": "(N, 3) float32, positions",

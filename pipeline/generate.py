@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline import dataset, manifest, shards
+from pipeline.card import NAME as CARD
+from pipeline.card import card
 from pipeline.isolation import ENTRY, Isolated, describe_renderer
 from pipeline.plan import Plan, make_plan
 from pipeline.recipe import Recipe
@@ -128,6 +130,7 @@ def generate(
                     _add(total, result)
                     advance(result)
         info = dataset.finish(store, info, manifest.read_all(store))
+        store.write(CARD, card(store.uri).encode())
     counts = info["counts"]
     total.samples, total.failed = counts["samples"], counts["reasons"]
     total.fingerprint = info["fingerprint"]
