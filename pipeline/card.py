@@ -26,6 +26,11 @@ _MEANING = {
 _PICTURES = {"v": "views", "d": "depth, 16 bits", "m": "masks"}
 
 
+def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without the place where its meshes happened to lie."""
+    return recipe | {"source": {key: value for key, value in recipe["source"].items() if key != "path"}}
+
+
 def card(uri: str) -> str:
     """The text of README.md for a finished dataset. Raises DatasetError."""
     dataset = Dataset.open(uri)
@@ -51,7 +56,7 @@ def card(uri: str) -> str:
         "## How it was made",
         _table(["", ""], [[name, words] for name, words in essentials(info)]),
         "The recipe as resolved (`crossloom generate` makes the same bytes of it from the same meshes):",
-        _code("yaml", yaml.safe_dump(info["recipe"], sort_keys=False, allow_unicode=True)),
+        _code("yaml", yaml.safe_dump(_portable(info["recipe"]), sort_keys=False, allow_unicode=True)),
         "## Layout",
         "`shards/*.tar` are WebDataset shards; `manifest/*.parquet` holds a row per asset, failed ones included, with the byte offset and "
         "size of every member; `dataset.json` holds recipe, counts and conventions. A sample consists of",

@@ -130,7 +130,9 @@ def generate(
                     _add(total, result)
                     advance(result)
         info = dataset.finish(store, info, manifest.read_all(store))
-        store.write(CARD, card(store.uri).encode())
+        text = card(store.uri).encode()
+        if not store.exists(CARD) or store.read(CARD) != text:
+            store.write(CARD, text)
     counts = info["counts"]
     total.samples, total.failed = counts["samples"], counts["reasons"]
     total.fingerprint = info["fingerprint"]
