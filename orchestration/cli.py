@@ -75,14 +75,10 @@ def close(outcomes: dict[str, Any], out: Path) -> None:
     from rich.console import Console
 
     from orchestration.run import result_table
-    from pipeline.gallery import write_gallery
 
     dataset = outcomes["dataset"]
-    gallery = dataset.folder / "gallery.html"
-    if not gallery.exists():
-        write_gallery(dataset.outputs["uri"], gallery)
     Console(width=None if sys.stdout.isatty() else 110).print(result_table(outcomes))
-    typer.echo(f"\ngallery    {gallery}")
+    typer.echo(f"\ngallery    {dataset.folder / 'gallery.html'}")
     typer.echo(f"report     {outcomes['report'].outputs['page']}")
     typer.echo(f"dashboard  crossloom dashboard {out}")
     fail_with(dataset.outputs["failed"], dataset.outputs["uri"])

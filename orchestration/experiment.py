@@ -72,6 +72,7 @@ def _dataset_inputs(recipe: Recipe) -> dict[str, Any]:
 
 def _dataset(experiment: Experiment, progress: bool) -> Callable[[Path, Mapping[str, Outcome]], dict[str, Any]]:
     def run(folder: Path, _: Mapping[str, Outcome]) -> dict[str, Any]:
+        from pipeline.gallery import write_gallery
         from pipeline.generate import generate
         from pipeline.reader import Dataset
 
@@ -80,12 +81,14 @@ def _dataset(experiment: Experiment, progress: bool) -> Callable[[Path, Mapping[
         dataset = Dataset.open(uri)
         if not len(dataset):
             raise StageError(f"None of the {sum(summary.failed.values())} assets became a sample: see `crossloom status {uri}`.")
+        write_gallery(uri, folder / "gallery.html")
         return {
             "uri": uri,
             "fingerprint": dataset.fingerprint,
             "samples": len(dataset),
             "failed": summary.failed,
             "throughput": summary.throughput,
+            "artifacts": ["gallery.html"],
         }
 
     return run
@@ -115,6 +118,6 @@ def _report(experiment: Experiment) -> Callable[[Path, Mapping[str, Outcome]], d
         from orchestration.report import write_report
 
         page = write_report(folder, experiment.name, needs)
-        return {"page": str(page), "fingerprint": ""}
+        return {"page": str(page), "fingerprint": "", "artifacts": [page.name]}
 
     return run
