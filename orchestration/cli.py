@@ -79,9 +79,9 @@ def close(outcomes: dict[str, Any], out: Path) -> None:
     dataset = outcomes["dataset"]
     Console(width=None if sys.stdout.isatty() else 110).print(result_table(outcomes))
     typer.echo(f"\ngallery    {dataset.folder / 'gallery.html'}")
-    typer.echo(f"report     {outcomes['report'].outputs['page']}")
+    typer.echo(f"report     {outcomes['report'].folder / 'index.html'}")
     typer.echo(f"dashboard  crossloom dashboard {out}")
-    fail_with(dataset.outputs["failed"], dataset.outputs["uri"])
+    fail_with(dataset.outputs["failed"], str(dataset.folder / "data"))
 
 
 def fail_with(failed: dict[str, int], uri: str) -> None:
@@ -115,7 +115,7 @@ def run(
 ) -> None:
     """Brings every stage of an experiment up to date: runs what is missing or changed and says why.
 
-    Example: crossloom run experiments/psb.yaml --set seeds=[0,1,2]
+    Example: crossloom run psb.yaml --set seeds=[0,1,2]
     """
     from rich.console import Console
 
@@ -141,7 +141,7 @@ def plan(
 ) -> None:
     """Shows what `run` would do, and why, without doing it.
 
-    Example: crossloom plan experiments/psb.yaml
+    Example: crossloom plan psb.yaml
     """
     from orchestration.run import plan_table
 
@@ -159,7 +159,7 @@ def generate(
 ) -> None:
     """Makes a dataset, or completes one: the same command again does what is missing.
 
-    Example: crossloom generate recipes/psb.yaml --to data/psb --workers 2
+    Example: crossloom generate recipe.yaml --to data/psb --workers 2
     """
     from pipeline.config import load_yaml
     from pipeline.generate import generate as make

@@ -8,6 +8,7 @@ result is never overwritten. stage.json in it, written last and by rename, says 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def examine(stage: Stage, outcomes: Mapping[str, Outcome], out: Path, forced: bo
     folder = home / mark[:10]
     try:
         outcome = read_outcome(folder)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return Step(stage, "record damaged", str(folder / "stage.json"), folder=folder)
     if outcome is not None:
         return Step(stage, "forced", folder=folder) if forced else Step(stage, "finished", outcome=outcome, folder=folder)
@@ -108,7 +109,7 @@ def examine(stage: Stage, outcomes: Mapping[str, Outcome], out: Path, forced: bo
     for path in home.iterdir() if home.exists() else ():
         try:
             found = read_outcome(path)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue
         if found is not None:
             earlier.append(found)
@@ -150,6 +151,8 @@ def bring_up_to_date(
     outcomes: dict[str, Outcome] = {}
     for stage in stages:
         step = examine(stage, outcomes, out, stage.name in force)
+        if step.reason == "forced" and step.folder is not None:
+            shutil.rmtree(step.folder)  # what is there would be found finished
         started(step)
         outcome = step.outcome
         if outcome is None:

@@ -67,6 +67,7 @@ def _with_ray(config: PretrainConfig, dataset_uri: str, folder: Path, launch: La
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     failed = folder / "error.json"
     failed.unlink(missing_ok=True)
+    (folder / "result.json").unlink(missing_ok=True)
     with session(math.ceil(launch.workers * launch.cpus), launch.address):  # before Ray is imported: it says how Ray authenticates
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
@@ -100,8 +101,10 @@ def _with_ray(config: PretrainConfig, dataset_uri: str, folder: Path, launch: La
                 raise LaunchError(json.loads(failed.read_text())["message"]) from error
             first = str(next(iter(error.worker_failures.values()), error)).strip().splitlines()[-1]
             raise LaunchError(f"A training worker failed {launch.restarts + 1} times, last with: {first}") from error
-    if failed.exists():
-        raise LaunchError(json.loads(failed.read_text())["message"])
+    if not (folder / "result.json").exists():
+        raise LaunchError(
+            json.loads(failed.read_text())["message"] if failed.exists() else f"The training in {folder} left no result: run it again."
+        )
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
 
@@ -140,4 +143,6 @@ def _worker(task: dict[str, Any]) -> None:
     except (TrainingError, FileError, DatasetError, ValueError) as error:
         (folder / f"error-{world.rank}.part").write_text(json.dumps({"message": str(error)}))
         (folder / f"error-{world.rank}.part").rename(folder / "error.json")
+        if world.size > 1:
+            raise  # the others may wait for this rank in a collective: Ray must end them
     ray.train.report({"rank": world.rank})

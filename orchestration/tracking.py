@@ -73,7 +73,9 @@ class Tracker:
             client = MlflowClient(self.uri)
             found = client.get_experiment_by_name("crossloom")
             artifacts = (
-                Path(self.uri.removeprefix("sqlite:///")).with_name("mlartifacts").as_uri() if self.uri.startswith("sqlite:") else None
+                Path(self.uri.removeprefix("sqlite:///")).resolve().with_name("mlartifacts").as_uri()
+                if self.uri.startswith("sqlite:")
+                else None
             )
             self._experiment = found.experiment_id if found else client.create_experiment("crossloom", artifact_location=artifacts)
             self._client = client
@@ -86,6 +88,7 @@ class Tracker:
                 client = self._connect()
                 run = self._run(self.out / "tracking.json", self.name, None, {})
                 client.set_tag(run, "crossloom.folder", str(self.out))
+                client.update_run(run, status="RUNNING")
                 if dataset_fingerprint:
                     client.set_tag(run, "crossloom.dataset", dataset_fingerprint)
                 client.log_text(run, configuration, "experiment.yaml")
@@ -130,19 +133,20 @@ class Tracker:
         with self._lock:
             try:
                 memory = folder / "tracking.json"
-                new = not memory.exists() or json.loads(memory.read_text()).get("uri") != self.uri
                 parent = self._run(self.out / "tracking.json", self.name, None, {})
                 run = self._run(memory, stage.name, parent, {"crossloom.stage": stage.kind, "crossloom.folder": str(folder)})
                 kept = json.loads(memory.read_text())
                 if kept["done"]:
                     return
                 client = self._connect()
-                if new:
+                if not kept.get("described"):
                     params = [Param(k, v[:6000]) for k, v in flatten(stage.inputs).items() if v]
                     for first in range(0, len(params), 100):
                         client.log_batch(run, params=params[first : first + 100])
                     if fingerprint:
                         client.set_tag(run, "crossloom.dataset", fingerprint)
+                    client.update_run(run, status="RUNNING")
+                    kept["described"] = True
                 batch: list[Any] = []
                 fresh = list(entries(folder / "journal.jsonl", kept["offset"]))
                 offset = fresh[-1][1] if fresh else kept["offset"]
@@ -174,6 +178,12 @@ class Tracker:
             client.log_artifact(run, str(outcome.folder / name))
         client.set_terminated(run, "FINISHED")
 
+    def reopen(self, folder: Path) -> None:
+        """Has the run of a stage that is taken up again described anew, and as running."""
+        memory = folder / "tracking.json"
+        if memory.exists():
+            self._remember(memory, json.loads(memory.read_text()) | {"described": False, "done": False})
+
     def failed(self, folder: Path, status: str) -> None:
         """Closes the child run of a stage that did not finish."""
         with self._lock:
@@ -193,6 +203,7 @@ class Tracker:
             while not stop.wait(every):
                 self.copy(stage, folder, None, fingerprint)
 
+        self.reopen(folder)
         self.copy(stage, folder, None, fingerprint)
         thread = threading.Thread(target=work, daemon=True)
         thread.start()

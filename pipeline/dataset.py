@@ -67,7 +67,7 @@ def begin(store: Store, recipe: Recipe, planned: Plan, renderer: str) -> dict[st
         "conventions": CONVENTIONS,
     }
     if not store.exists(NAME):
-        if not store.is_empty() and set(store.files()) - {PLAN}:
+        if store.names() - {PLAN}:
             raise DatasetError(f"{store.uri} holds other files and no dataset; give an empty folder or a new one.")
         store.write(PLAN, plan.encode(planned))
         _write(store, fresh)

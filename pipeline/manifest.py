@@ -105,10 +105,18 @@ def encode(record: ShardRecord, rows: Iterable[Row], plan: str) -> bytes:
     return sink.getvalue()
 
 
+def read_parquet(data: bytes) -> pa.Table:
+    """A Parquet file's table, read in this thread alone: the pools that pyarrow starts otherwise abort a process that ends soon after.
+
+    Raises pyarrow's errors.
+    """
+    return pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
+
+
 def decode(data: bytes, name: str) -> Manifest:
     """A manifest from its bytes. Raises ManifestError."""
     try:
-        table = pq.read_table(io.BytesIO(data), use_threads=False)
+        table = read_parquet(data)
         meta = json.loads(table.schema.metadata[_META])
         table = table.replace_schema_metadata(None).cast(SCHEMA)
         return Manifest(table, meta["shard"], meta["size"], meta["sha256"], meta["plan"], hashlib.sha256(data).hexdigest())

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import sources
+from pipeline.manifest import read_parquet
 from pipeline.recipe import FORMAT, Recipe
 from pipeline.sources import FolderSource
 from pipeline.sources.asset import SPLITS, Asset, SourceError
@@ -102,6 +103,10 @@ def _share(seed: int, purpose: str, digest: str) -> float:
 
 def _placed(recipe: Recipe, asset: Asset, digest: str) -> Asset:
     fraction = recipe.source.test_fraction if isinstance(recipe.source, FolderSource) else 0.0
+    if fraction and asset.split != "train":
+        raise SourceError(
+            f"The source names a {asset.split} split ({asset.uri}): set test_fraction to 0, or it would cut the train split too."
+        )
     if fraction and asset.split == "train" and _share(recipe.seed, "test", digest) < fraction:
         return Asset(asset.uri, asset.cls, "test", asset.licence)
     return asset
@@ -160,7 +165,7 @@ def encode(plan: Plan) -> bytes:
 
 def difference(old: bytes, new: Plan) -> str:
     """What changed since the plan `old` was made, in words."""
-    before = pq.read_table(io.BytesIO(old)).to_pydict()
+    before = read_parquet(old).to_pydict()
     was = dict(zip(before["source"], zip(before["sha256"], before["class"], before["split"], strict=True), strict=True))
     after = new.table.to_pydict()
     now = dict(zip(after["source"], zip(after["sha256"], after["class"], after["split"], strict=True), strict=True))

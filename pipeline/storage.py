@@ -110,13 +110,13 @@ class Store:
                 changed = changed.timestamp() if isinstance(changed, datetime) else changed
                 yield name, int(entry["size"] or 0), float(changed) if changed is not None else None
 
-    def is_empty(self) -> bool:
-        """Whether nothing of anybody's is in the folder; our own temporary files do not count."""
+    def names(self) -> set[str]:
+        """What is directly in the folder, files and folders of anybody's; our own temporary files do not count."""
         with self._faults(""):
             if not self.fs.exists(self.root):
-                return True
-            names = [str(name).rstrip("/").rsplit("/", 1)[-1] for name in self.fs.ls(self.root, detail=False)]
-        return all(name.endswith(_TEMPORARY) for name in names)
+                return set()
+            names = {str(name).rstrip("/").rsplit("/", 1)[-1] for name in self.fs.ls(self.root, detail=False)}
+        return {name for name in names if not name.endswith(_TEMPORARY)}
 
     def remove_temporaries(self, folders: Sequence[str]) -> int:
         """Removes what killed writers left behind; only for the one who holds `exclusive`. Gives their number."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from pipeline import dataset, manifest, shards
 from pipeline.manifest import Manifest, ManifestError
@@ -67,7 +65,7 @@ def _against_plan(store: Store, info: dict[str, Any], manifests: list[Manifest])
     problems = []
     found = {item.shard for item in manifests}
     try:
-        planned = pq.read_table(io.BytesIO(store.read(dataset.PLAN))).to_pydict()
+        planned = manifest.read_parquet(store.read(dataset.PLAN)).to_pydict()
     except (FileNotFoundError, StorageError, OSError, ValueError) as error:
         return [Problem(dataset.PLAN, f"it cannot be read ({error}); generate again in another folder")]
     missing = sorted(set(planned["shard"]) - found)

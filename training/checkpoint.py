@@ -34,7 +34,8 @@ def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optim
     target = folder / f"step-{step:08d}"
     record = {"step": step, "identity": identity, "optimizer": {"groups": state["param_groups"], "plain": plain}}
     write_folder(target, {"model": model.state_dict(), "optimizer": tensors}, {"state": record})
-    for old in steps(folder)[:-keep]:
+    # A newer one that is there was damaged, or it would have been gone on from; it must not crowd out this one.
+    for old in [found for found in steps(folder) if found <= step][:-keep]:
         shutil.rmtree(folder / f"step-{old:08d}", ignore_errors=True)
     return target
 
@@ -44,11 +45,15 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if path.is_dir())
 
 
-def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]) -> int:
+def load_latest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any], *, sweep: bool) -> int:
     """Brings model and optimiser to the newest whole checkpoint and returns its step; 0 where there is none.
 
-    Raises CheckpointError where the newest belongs to another configuration or dataset (`identity` names both).
+    `sweep` removes what killed writers left, for the one worker that writes. Raises CheckpointError where the newest belongs to another
+    configuration or dataset (`identity` names both).
     """
+    if sweep:
+        for left in (*folder.glob(".step-*.part"), *folder.glob(".step-*.old")):
+            shutil.rmtree(left, ignore_errors=True)
     for step in reversed(steps(folder)):
         path = folder / f"step-{step:08d}"
         try:

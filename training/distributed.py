@@ -42,7 +42,9 @@ def current_world(device: str = "auto") -> World:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
+        if not torch.cuda.is_available():
+            raise ValueError("There is no GPU that torch can use here: see `crossloom doctor`, or set the device to auto.")
+        local = int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else torch.cuda.current_device()
         place = torch.device("cuda", local if local < torch.cuda.device_count() else 0)
     else:
         place = torch.device(device)

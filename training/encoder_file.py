@@ -58,6 +58,10 @@ def load(folder: Path) -> Encoder:
     """Reads an encoder in eval mode. Raises FileError where files are damaged or the weights do not fit the configuration."""
     check_folder(folder)
     record = read_plain(folder, "encoder")
+    if record["format"] != FORMAT:
+        raise FileError(
+            f"{folder / 'encoder.json'} has format {record['format']}, and this version reads {FORMAT}: export the encoder again."
+        )
     try:
         config = _config.validate_python(record["config"])
     except ValidationError as error:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from training import checkpoint
 from training.batches import Prepare, Steps, loader
 from training.distributed import World, wrap
-from training.journal import Journal
+from training.journal import Journal, curves
 
 Precision = Literal["float32", "bf16"]
 
@@ -52,7 +52,7 @@ class FitConfig(BaseModel):
     batch: int = Field(20, gt=1)
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Precision = "float32"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
 
 
 class Place(BaseModel):
@@ -97,10 +97,13 @@ def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Op
     return kind([p for p in module.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
-def check_finite(loss: float, step: int) -> None:
-    """Raises TrainingError for a loss that is not a number, before a checkpoint could keep what it did."""
-    if not math.isfinite(loss):
-        raise TrainingError(f"The loss is {loss} at step {step}: lower the learning rate or train in float32; nothing of it was kept.")
+def check_finite(metrics: dict[str, float], step: int) -> None:
+    """Raises TrainingError for a loss or a gradient that is not a number, before a checkpoint could keep what it did."""
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(metrics[name]):
+            raise TrainingError(
+                f"{name} is {metrics[name]} at step {step}: lower the learning rate or train in float32; nothing of it was kept."
+            )
 
 
 def fit(
@@ -123,15 +126,19 @@ def fit(
     world.share(config.batch)
     if place.threads:
         torch.set_num_threads(place.threads)
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bf16 is there for speed
     module.to(world.device).train()
     optimizer = make_optimizer(config.optimizer, module)
     checkpoints = folder / "checkpoints"
-    start = checkpoint.load_latest(checkpoints, module, optimizer, identity)
+    start = checkpoint.load_latest(checkpoints, module, optimizer, identity, sweep=world.leads)
     steps = Steps(indices, config.batch, config.epochs, config.seed, world, start)
     total = steps.per_epoch * config.epochs
     wrapped = wrap(module, world)
     journal = Journal(folder / "journal.jsonl") if world.leads else None
-    metrics: dict[str, float] = {}
+    # A run that was killed after its last step has its figures in the journal.
+    metrics: dict[str, float] = {name: points[-1][1] for name, points in curves(folder / "journal.jsonl").items()} if start == total else {}
     began = saved = time.perf_counter()
     step = start
 
@@ -146,16 +153,22 @@ def fit(
             batches = iter(loader(prepare, steps, place.loader_processes, world.device.type == "cuda"))
         for step in range(start + 1, total + 1):
             before = time.perf_counter()
-            batch = {name: value.to(world.device, non_blocking=True) for name, value in next(batches).items()}
+            try:
+                prepared = next(batches)
+            except Exception as error:
+                if place.loader_processes:  # the loader wraps a worker's error in its traceback
+                    raise TrainingError(str(error).strip().splitlines()[-1]) from error
+                raise
+            batch = {name: value.to(world.device, non_blocking=True) for name, value in prepared.items()}
             waited += time.perf_counter() - before
             rate = learning_rate(config.optimizer, step - 1, steps.per_epoch, config.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            torch.manual_seed((config.seed << 40) ^ (step << 8) ^ world.rank)
+            torch.manual_seed((config.seed << 32 ^ step << 8 ^ world.rank) & 0x7FFF_FFFF_FFFF_FFFF)
             loss, terms = step_once(wrapped, batch, optimizer, config.precision, world)
             if step % place.log_every == 0 or step in (start + 1, total):
                 metrics = {"loss": float(loss), **{name: float(value) for name, value in terms.items()}}
-                check_finite(metrics["loss"], step)
+                check_finite(metrics, step)
                 now = time.perf_counter()
                 metrics["total_steps"] = total
                 metrics["lr"] = rate
@@ -166,7 +179,7 @@ def fit(
                 if journal is not None:
                     journal.write(step, metrics)
             if time.perf_counter() - saved >= place.checkpoint_seconds and step < total:
-                check_finite(float(loss), step)
+                check_finite({"loss": float(loss), "grad_norm": float(terms["grad_norm"])}, step)
                 save()
                 saved = time.perf_counter()
         if start < total:

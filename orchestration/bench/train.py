@@ -76,6 +76,7 @@ def bench_branches(
     *,
     objects: int = 16,
     points: int = 1024,
+    size: int = 224,
     repeats: int = 5,
     threads: int = 1,
     device: str = "cpu",
@@ -94,7 +95,7 @@ def bench_branches(
         encoders = {"points": build(point).to(device), "images": build(image).to(device)}
         inputs = {
             "points": torch.randn(2 * objects, points, 3, device=device),
-            "images": torch.randn(objects, 3, image.image_size, image.image_size, device=device),
+            "images": torch.randn(objects, 3, size, size, device=device),
         }
         optimiser = torch.optim.Adam([parameter for encoder in encoders.values() for parameter in encoder.parameters()])
         for precision in precisions:

@@ -121,11 +121,11 @@ def write_report(folder: Path, name: str, outcomes: Mapping[str, Outcome]) -> Pa
 
 
 def _dataset(outcomes: Mapping[str, Outcome]) -> Dataset | None:
-    outputs = _data(outcomes)
-    if "uri" not in outputs:
+    found = next((outcome for outcome in outcomes.values() if outcome.kind == "dataset" and "uri" in outcome.outputs), None)
+    if found is None:
         return None
     try:
-        return Dataset.open(outputs["uri"])
+        return Dataset.open(str(found.folder / found.outputs["uri"]))
     except DatasetError:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -62,9 +63,10 @@ def label(protocol: str, metric: str) -> str:
     name = _NAMES.get(protocol, protocol)
     if metric.startswith("accuracy_C"):
         return f"{name} accuracy, C = {metric.removeprefix('accuracy_C')}"
-    if protocol == "fewshot" and metric.endswith("s") and metric[:-1].replace("w", "", 1).isdigit():
-        ways, shots = metric[:-1].split("w")
-        return f"{name} accuracy, {ways}-way {shots}-shot"
+    if setting := re.fullmatch(r"(\d+)w(\d+)s(?:(\d+)q)?(-train)?", metric) if protocol == "fewshot" else None:
+        ways, shots, queries, train = setting.groups()
+        more = (f", {queries} queries" if queries else "") + (", queries from train" if train else "")
+        return f"{name} accuracy, {ways}-way {shots}-shot{more}"
     if protocol == "retrieval" and "@" in metric:
         direction, k = metric.split("@")
         return f"{direction.replace('_to_', ' → ').capitalize()}, recall@{k}"

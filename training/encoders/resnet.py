@@ -23,7 +23,6 @@ class ResNetConfig(BaseModel):
     kind: Literal["resnet"] = "resnet"
     depth: Literal[10, 18, 34, 50, 101] = 50
     width: int = Field(default=64, ge=4, description="channels of the stem and of the first stage's 3×3 convolutions")
-    image_size: int = Field(default=224, ge=32, description="height and width of the images in pixels")
 
 
 class ResNet(nn.Module):

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from pipeline.reader import Dataset
@@ -49,6 +49,13 @@ class EvaluateConfig(BaseModel):
     recall: tuple[int, ...] = Field(default=(1, 5), min_length=1, description="k of recall@k")
     views: Literal["one", "all"] = Field(default="one", description="images of an object in retrieval: one, drawn by seed and key, or all")
     seed: int = Field(default=0, description="of folds, episodes, rotations and views")
+
+    @model_validator(mode="after")
+    def _names_apart(self) -> Self:
+        names = [setting.name for setting in self.fewshot]
+        if len(set(names)) < len(names):
+            raise ValueError("fewshot: two settings differ in `runs` alone; keep one of them")
+        return self
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ class FewShot(BaseModel):
 
     @property
     def name(self) -> str:
-        return f"{self.ways}w{self.shots}s"
+        """5w10s; what differs from the defaults follows, so that two settings never share a name."""
+        queries = "" if self.queries == 20 else f"{self.queries}q"
+        return f"{self.ways}w{self.shots}s{queries}" + ("" if self.queries_from == "test" else "-train")
 
 
 @dataclass(frozen=True)

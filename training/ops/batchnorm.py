@@ -5,7 +5,7 @@ mean and centred sum of squares of its slice; the ranks gather these and merge t
 hold the same bits, and nothing cancels as it does in E[x²] − E[x]². Backward sums the two per-channel gradients over the ranks.
 
 Gradients follow torch's convention: each rank holds d(sum of all ranks' losses)/d(its inputs). So a loss that every rank computes from
-embeddings gathered with `torch.distributed.nn.functional.all_gather`, with parameter gradients averaged as DDP does, has the gradient that
+embeddings gathered with `training.distributed.gather`, with parameter gradients averaged as DDP does, has the gradient that
 one worker would have. Ranks may hold slices of different sizes.
 """
 

@@ -45,9 +45,7 @@ def test_every_subject_has_a_row_for_each_candidate_and_the_usual_one_is_the_mea
 
 
 def test_the_branches_shares_make_a_whole():
-    rows = train.bench_branches(
-        PointNetConfig(widths=(8, 16)), ResNetConfig(depth=10, width=8, image_size=32), objects=2, points=32, repeats=2
-    )
+    rows = train.bench_branches(PointNetConfig(widths=(8, 16)), ResNetConfig(depth=10, width=8), size=32, objects=2, points=32, repeats=2)
     assert [row["branch"] for row in rows] == ["points", "images", "optimiser", "step"]
     assert sum(row["share"] for row in rows[:3]) == pytest.approx(1)
 

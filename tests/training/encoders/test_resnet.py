@@ -13,7 +13,7 @@ def test_parameters_are_as_many_as_in_the_known_network_without_its_classifier(d
 
 
 def test_a_small_one_pools_every_image_to_its_feature_and_trains_every_weight():
-    config = ResNetConfig(depth=10, width=8, image_size=64)
+    config = ResNetConfig(depth=10, width=8)
     encoder = build(config)
     features = encoder(torch.randn(3, 3, 64, 64))
     assert features.shape == (3, encoder.feature_dim) == (3, 64)
