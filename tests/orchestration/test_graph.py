@@ -106,3 +106,12 @@ def test_a_damaged_record_is_named_and_made_anew(tmp_path: Path) -> None:
 
 def test_changed_keys_are_named_by_their_path() -> None:
     assert changed_keys({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 5}, "e": 4}) == ["a.c", "d", "e"]
+
+
+def test_a_forced_stage_begins_with_an_empty_folder(tmp_path: Path) -> None:
+    world = World()
+    world.go(tmp_path)
+    left = next(tmp_path.glob("judge/*")) / "left"
+    left.write_text("x")
+    world.go(tmp_path, force=["judge"])
+    assert not left.exists()

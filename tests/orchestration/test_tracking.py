@@ -77,3 +77,12 @@ def test_a_server_that_is_away_stops_nothing_and_misses_nothing(store: str, tmp_
     found = client.search_runs([client.get_experiment_by_name("crossloom").experiment_id], f"tags.crossloom.folder = '{folder}'")
     assert [m.value for m in client.get_metric_history(found[0].info.run_id, "loss")] == [3.0]
     assert len(said) == 1
+
+
+def test_a_store_by_a_relative_path_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    (tmp_path / "out").mkdir()
+    tracker("sqlite:///mlflow.db", tmp_path / "out", said).parent("name: exp\n", None)
+    assert said == []
+    assert (tmp_path / "mlflow.db").exists()

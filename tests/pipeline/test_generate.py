@@ -335,3 +335,12 @@ def test_a_dataset_in_memory_storage(made: Path) -> None:
     assert there.fingerprint == here.fingerprint
     assert there.read(3, ("v01.png", "points.npy")) == here.read(3, ("v01.png", "points.npy"))
     assert make(uri).shards_made == 0
+
+
+def test_a_folder_of_somebody_elses_folders_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out" / "shards").mkdir(parents=True)
+    theirs = tmp_path / "out" / "shards" / "train-000000.tar"
+    theirs.write_bytes(b"theirs")
+    with pytest.raises(DatasetError, match="holds other files and no dataset"):
+        generate(Recipe(), str(tmp_path / "out"), workers=0, progress=False, isolate=False)
+    assert theirs.read_bytes() == b"theirs"

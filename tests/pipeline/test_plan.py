@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.plan import Plan, _keys, make_plan
 from pipeline.recipe import Recipe
-from pipeline.sources import FolderSource, assets, folder
+from pipeline.sources import FolderSource, assets, folder, inventory
 from pipeline.sources.asset import SourceError
 
 ROOT = Path(__file__).parents[2]
@@ -200,3 +200,23 @@ def test_sh3d_and_lpsb() -> None:
     assert len(made.table) == 669
     assert set(made.table["licence"].to_pylist()) >= {"CC0-1.0 (public domain)"}
     assert len(plan(LPSB).table) == 228
+
+
+def test_a_test_fraction_beside_a_test_split_is_refused(tmp_path: Path) -> None:
+    for name in ("train/a/1.off", "test/a/2.off"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("OFF\n")
+    recipe = Recipe.model_validate({"source": {"kind": "folder", "path": str(tmp_path), "test_fraction": 0.2}})
+    with pytest.raises(SourceError, match="set test_fraction to 0"):
+        make_plan(recipe)
+
+
+def test_a_mesh_that_changes_at_equal_size_changes_the_inventory(tmp_path: Path) -> None:
+    file = tmp_path / "a" / "1.off"
+    file.parent.mkdir()
+    source = Recipe.model_validate({"source": {"kind": "folder", "path": str(tmp_path)}}).source
+    marks = []
+    for text in ("OFF\n3 1 0\n0", "OFF\n3 1 0\n1", "OFF\n3 1 0\n0"):
+        file.write_text(text)
+        marks.append(inventory(source))
+    assert marks[0] == marks[2] != marks[1]

@@ -152,3 +152,15 @@ def test_the_released_schedule(epoch: int, rate: float) -> None:
 def test_the_clean_schedule_starts_at_the_full_rate() -> None:
     assert learning_rate(OptimizerConfig(), 0, 7, 100) == 1e-3
     assert learning_rate(OptimizerConfig(warmup_steps=4), 0, 7, 100) == 2.5e-4
+
+
+def test_a_damaged_newer_checkpoint_does_not_crowd_out_the_one_just_written(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    checkpoint.save(tmp_path, 100, model, optimizer, {}, keep=1)
+    (tmp_path / "step-00000100" / "model.safetensors").write_bytes(b"torn")
+    (tmp_path / ".step-00000050.0a.part").mkdir()
+    assert checkpoint.load_latest(tmp_path, model, optimizer, {}, sweep=True) == 0
+    assert not list(tmp_path.glob(".step-*"))
+    checkpoint.save(tmp_path, 10, model, optimizer, {}, keep=1)
+    assert checkpoint.load_latest(tmp_path, model, optimizer, {}, sweep=False) == 10

@@ -85,7 +85,7 @@ def run(dataset: Boxes, config: EvaluateConfig = CONFIG, encoder: nn.Module | No
 
 def test_every_figure_has_its_family_tree() -> None:
     figures = run(Boxes())
-    names = ["svm.accuracy", "svm.accuracy_C0.1", "svm.accuracy_C0.01", "knn.accuracy", "fewshot.2w4s"]
+    names = ["svm.accuracy", "svm.accuracy_C0.1", "svm.accuracy_C0.01", "knn.accuracy", "fewshot.2w4s5q"]
     names += [f"retrieval.{way}@{k}" for way in ("point_to_image", "image_to_point") for k in (1, 5)]
     assert list(figures) == names + [f"{name}.turned" for name in names]
     for figure in figures.values():
@@ -106,7 +106,7 @@ def test_good_features_are_good_upright_and_worse_turned() -> None:
     figures = run(Boxes())
     assert figures["svm.accuracy"].value > 0.95
     assert figures["knn.accuracy"].value > 0.95
-    assert figures["fewshot.2w4s"].value > 0.95
+    assert figures["fewshot.2w4s5q"].value > 0.95
     assert figures["retrieval.point_to_image@5"].value > 4 * figures["retrieval.point_to_image@5"].chance
     assert figures["knn.accuracy.turned"].value < figures["knn.accuracy"].value
     assert figures["retrieval.point_to_image@5.turned"].value < figures["retrieval.point_to_image@5"].value
@@ -119,7 +119,7 @@ def test_classes_of_one_split_are_left_out_and_named() -> None:
     assert figure.details["left_out_classes"] == ["only-test", "only-train"]
     assert (figure.n, figure.details["training_items"], figure.details["classes"]) == (36, 36, 3)
     assert figure.chance == pytest.approx(1 / 3)
-    assert run(Boxes())["fewshot.2w4s"].details["skipped_classes"] == ["only-test", "only-train"]
+    assert run(Boxes())["fewshot.2w4s5q"].details["skipped_classes"] == ["only-test", "only-train"]
     assert run(Boxes())["retrieval.image_to_point@1"].n == 48
 
 
@@ -143,7 +143,7 @@ def test_random_labels_give_chance() -> None:
     classes = figures["svm.accuracy"].details["classes"]
     for name in ("svm.accuracy", "knn.accuracy"):
         assert abs(figures[name].value - 1 / classes) < 4 * np.sqrt(0.25 / figures[name].n)
-    assert abs(figures["fewshot.2w4s"].value - 0.5) < 0.2
+    assert abs(figures["fewshot.2w4s5q"].value - 0.5) < 0.2
 
 
 def test_nothing_is_chosen_on_the_test_split() -> None:
@@ -194,7 +194,7 @@ def test_errors_come_before_the_encoder_runs() -> None:
             raise AssertionError("the encoder ran")
 
     dataset = Boxes()
-    with pytest.raises(ValueError, match="few-shot 5w4s: 3 of 5 classes have 4 training and 5 test items, 5 are needed"):
+    with pytest.raises(ValueError, match="few-shot 5w4s5q: 3 of 5 classes have 4 training and 5 test items, 5 are needed"):
         run(dataset, CONFIG.model_copy(update={"fewshot": (SETTING.model_copy(update={"ways": 5}),)}), Never())
     with pytest.raises(ValueError, match="retrieval needs the projections of a pretraining"):
         run(dataset, encoder=Never(), point_head=None)

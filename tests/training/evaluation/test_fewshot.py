@@ -67,3 +67,13 @@ def test_good_features_are_good_and_empty_ones_are_chance() -> None:
     noise = np.random.default_rng(0)
     empty = [noise.standard_normal((len(labels), 16)).astype(np.float32) for labels in (TRAIN, TEST)]
     assert few_shot(empty[0], TRAIN, empty[1], TEST, CLEAN, 0).mean == pytest.approx(1 / 3, abs=0.04)
+
+
+def test_settings_of_one_evaluation_have_names_of_their_own() -> None:
+    from training.evaluation.evaluate import EvaluateConfig
+
+    settings = [FewShot(), FewShot(queries=5), FewShot(queries_from="train"), FewShot(shots=20)]
+    assert len({setting.name for setting in settings}) == 4
+    assert FewShot().name == "5w10s"
+    with pytest.raises(ValueError, match="differ in `runs` alone"):
+        EvaluateConfig(fewshot=(FewShot(), FewShot(runs=3)))
