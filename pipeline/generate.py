@@ -25,8 +25,9 @@ from pipeline.worker import STAGES, ShardResult, in_process, make_shard
 class Summary:
     """What a run of `generate` did. samples and failed (by reason) are of the whole dataset, the rest of this run.
 
-    wall_s is the run's own time, start_s that part of it before the first worker was ready; busy_s and, by stage, seconds are sums over
-    the workers, so that assets_made / busy_s is the rate of one. log has the last words of child processes that assets ended.
+    wall_s is the run's own time, start_s that part of it before the first worker was ready, work_s from then to the last shard; the rates
+    count work_s. busy_s and, by stage, seconds are sums over the workers, so that assets_made / busy_s is the rate of one. log has the
+    last words of child processes that assets ended.
     """
 
     uri: str
@@ -42,17 +43,18 @@ class Summary:
     workers: int = 0
     wall_s: float = 0.0
     start_s: float = 0.0
+    work_s: float = 0.0
     busy_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
 
     @property
     def assets_per_s(self) -> float:
-        return self.assets_made / (self.wall_s - self.start_s) if self.assets_made else 0.0
+        return self.assets_made / self.work_s if self.assets_made else 0.0
 
     @property
     def images_per_s(self) -> float:
-        return self.images_made / (self.wall_s - self.start_s) if self.assets_made else 0.0
+        return self.images_made / self.work_s if self.assets_made else 0.0
 
     @property
     def shares(self) -> dict[str, float]:
@@ -127,6 +129,7 @@ def generate(
                 if result is None:
                     total.start_s = time.perf_counter() - begin
                 else:
+                    total.work_s = time.perf_counter() - begin - total.start_s
                     _add(total, result)
                     advance(result)
         info = dataset.finish(store, info, manifest.read_all(store))
