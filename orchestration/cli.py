@@ -161,11 +161,10 @@ def generate(
 
     Example: crossloom generate recipe.yaml --to data/psb --workers 2
     """
-    from pipeline.config import load_yaml
     from pipeline.generate import generate as make
-    from pipeline.recipe import Recipe
+    from pipeline.recipe import load_recipe
 
-    summary = make(load_yaml(recipe, Recipe, overrides or ()), to, workers=workers, address=address)
+    summary = make(load_recipe(recipe, overrides or ()), to, workers=workers, address=address)
     typer.echo(summary.text())
     typer.echo(f"next: crossloom gallery {to}")
     fail_with(summary.failed, to)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from training.files import digest
+from training.files import digest, write_json
 
 VERSION = 1
 """Part of every identity; raise it when a stage's work changes its result for equal inputs."""
@@ -177,6 +177,4 @@ def write_outcome(outcome: Outcome) -> None:
         "seconds": outcome.seconds,
         "finished": outcome.finished,
     }
-    part = outcome.folder / ".stage.json.part"
-    part.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    part.rename(outcome.folder / "stage.json")
+    write_json(outcome.folder / "stage.json", record)

@@ -131,7 +131,7 @@ def _worker(task: dict[str, Any]) -> None:
     from pipeline.dataset import DatasetError
     from pipeline.reader import Dataset
     from training.distributed import current_world
-    from training.files import FileError
+    from training.files import FileError, write_json
     from training.loop import TrainingError
     from training.pretrain import pretrain
 
@@ -141,8 +141,7 @@ def _worker(task: dict[str, Any]) -> None:
     try:
         pretrain(PretrainConfig.model_validate(task["config"]), Dataset.open(task["dataset"]), folder, world, place)
     except (TrainingError, FileError, DatasetError, ValueError) as error:
-        (folder / f"error-{world.rank}.part").write_text(json.dumps({"message": str(error)}))
-        (folder / f"error-{world.rank}.part").rename(folder / "error.json")
+        write_json(folder / "error.json", {"message": str(error)})
         if world.size > 1:
             raise  # the others may wait for this rank in a collective: Ray must end them
     ray.train.report({"rank": world.rank})

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration.graph import Outcome, Stage
+from training.files import write_json
 from training.journal import entries
 
 BATCH = 1000  # MLflow's REST interface takes no more metrics in one call
@@ -118,13 +119,8 @@ class Tracker:
         if parent is not None:
             tags = {**tags, "mlflow.parentRunId": parent}
         run = self._connect().create_run(self._experiment, run_name=name, tags=tags).info.run_id
-        self._remember(memory, {"uri": self.uri, "run": run, "offset": 0, "done": False})
+        write_json(memory, {"uri": self.uri, "run": run, "offset": 0, "done": False})
         return str(run)
-
-    def _remember(self, memory: Path, value: dict[str, Any]) -> None:
-        part = memory.with_suffix(".part")
-        part.write_text(json.dumps(value) + "\n")
-        part.rename(memory)
 
     def copy(self, stage: Stage | Outcome, folder: Path, outcome: Outcome | None, fingerprint: str | None) -> None:
         """Brings a stage's child run up to what its folder holds: parameters, new lines of the journal, and results once there are some."""
@@ -159,7 +155,7 @@ class Tracker:
                     client.log_batch(run, metrics=batch[first : first + BATCH])
                 if outcome is not None:
                     self._results(client, run, outcome)
-                self._remember(memory, {**kept, "offset": offset, "done": outcome is not None})
+                write_json(memory, {**kept, "offset": offset, "done": outcome is not None})
             except Exception as error:
                 self._tell(error)
 
@@ -182,7 +178,7 @@ class Tracker:
         """Has the run of a stage that is taken up again described anew, and as running."""
         memory = folder / "tracking.json"
         if memory.exists():
-            self._remember(memory, json.loads(memory.read_text()) | {"described": False, "done": False})
+            write_json(memory, json.loads(memory.read_text()) | {"described": False, "done": False})
 
     def failed(self, folder: Path, status: str) -> None:
         """Closes the child run of a stage that did not finish."""

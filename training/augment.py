@@ -56,11 +56,6 @@ class PointAugment(BaseModel):
             raise ValueError(f"scale must be two positive numbers, the smaller first, got {self.scale}")
         return self
 
-    @classmethod
-    def mild(cls, count: int | None = None) -> Self:
-        """For shapes without a common up axis: every orientation, but gentler in size, place and lost points."""
-        return cls(count=count, scale=(0.8, 1.25), rotation="so3", translate=0.0, dropout=0.5)
-
 
 def take(points: Cloud, count: int | None, rng: Generator | None = None) -> Cloud:
     """`count` points of the cloud: drawn without replacement in random order, or without `rng` the first ones.
@@ -148,12 +143,6 @@ def augment_points(points: Cloud, config: PointAugment, rng: Generator) -> Cloud
     if config.dropout:
         view = drop(view, rng, config.dropout)
     return view
-
-
-def plain_points(points: Cloud, config: PointAugment) -> Cloud:
-    """The cloud as an encoder trained with `config` should meet it in evaluation: first points, normalised, nothing random."""
-    view = take(points, config.count)
-    return normalise(view) if config.normalise else view
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------

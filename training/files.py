@@ -70,6 +70,17 @@ def write_folder(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], plai
         raise
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Writes one JSON file, which appears whole; an existing one is replaced. Raises OSError."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+        _sync(part)
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def check_folder(folder: Path) -> None:
     """Raises FileError unless every file that COMMIT.json lists is there with its size and hash."""
     try:

@@ -20,7 +20,7 @@ from training import encoder_file
 from training.distributed import World, barrier
 from training.encoders import PointEncoderConfig
 from training.encoders.dgcnn import DGCNNConfig
-from training.files import FileError, check_folder, read_plain, read_tensors, write_folder
+from training.files import FileError, check_folder, read_plain, read_tensors, write_folder, write_json
 from training.loop import FitConfig, Place, TrainingError, fit
 from training.objectives import CrossPoint, ObjectiveConfig, build
 from training.objectives.crosspoint import CrossPointConfig, prepare
@@ -82,9 +82,7 @@ def pretrain(config: PretrainConfig, dataset: Dataset, folder: Path, world: Worl
             "parameters": parameters,
             "metrics": done.metrics,
         }
-        part = result_path.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1) + "\n")
-        part.rename(result_path)
+        write_json(result_path, result)
     barrier()
     loaded: dict[str, Any] = json.loads(result_path.read_text())
     return loaded
