@@ -17,6 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from orchestration.experiment import Experiment
+    from orchestration.launch import Launch, Training
 
 app = typer.Typer(
     name="crossloom",
@@ -32,6 +33,13 @@ app.add_typer(bench, name="bench")
 Json = Annotated[bool, typer.Option("--json", help="The table as JSON on standard output.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Changes one value of the file; may be repeated.")]
 Uri = Annotated[str, typer.Argument(help="The dataset's folder or fsspec URI.")]
+Data = Annotated[str, typer.Option("--data", help="The dataset.")]
+To = Annotated[Path, typer.Option("--to", help="Folder for journal, checkpoints and encoder.")]
+Launcher = Annotated[str, typer.Option(help="local: this process, without Ray; ray: Ray Train.")]
+Workers = Annotated[int, typer.Option(help="Ray workers that divide each batch.")]
+Gpu = Annotated[bool, typer.Option(help="A GPU for each Ray worker.")]
+Tracking = Annotated[str, typer.Option(help="MLflow tracking URI, or none.")]
+Address = Annotated[str | None, typer.Option(help="The Ray cluster to use.")]
 
 
 def say(text: str) -> None:
@@ -90,6 +98,33 @@ def fail_with(failed: dict[str, int], uri: str) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
         typer.echo(f"{sum(failed.values())} assets failed: {reasons} (crossloom status {uri})")
         raise typer.Exit(3)
+
+
+def checked_launch(options: Mapping[str, Any]) -> Launch:
+    """Where a training runs, from a verb's options."""
+    from orchestration.launch import Launch
+    from pipeline.config import checked
+
+    return checked(Launch, dict(options), "the options")
+
+
+def one_training(config: Training, data: str, to: Path, launch: Launch, tracking: str, given: Path | None) -> dict[str, Any]:
+    """Runs one training before a person's eyes and returns its result."""
+    from rich.console import Console
+
+    from orchestration.graph import Stage
+    from orchestration.launch import run_training
+    from orchestration.run import alone, watching
+    from orchestration.tracking import Tracker
+
+    stage = Stage(to.name, "training", config.model_dump(mode="json"), (), lambda folder, needs: {})
+    with alone(to):
+        tracker = None if tracking == "none" else Tracker(tracking, to.name, to.parent, say)
+        with watching(stage, to, Console(stderr=True, highlight=False)), tracker.following(stage, to, None) if tracker else _nothing():
+            result = run_training(config, data, to, launch, given)
+        if tracker:
+            tracker.copy(stage, to, None, result["dataset"])
+    return result
 
 
 @app.command()
@@ -173,40 +208,63 @@ def generate(
 @app.command()
 def pretrain(
     config: Annotated[Path, typer.Argument(help="The training's configuration.")],
-    data: Annotated[str, typer.Option("--data", help="The dataset.")],
-    to: Annotated[Path, typer.Option("--to", help="Folder for journal, checkpoints and encoder.")],
-    launcher: Annotated[str, typer.Option(help="local: this process, without Ray; ray: Ray Train.")] = "local",
-    workers: Annotated[int, typer.Option(help="Ray workers that divide each batch.")] = 1,
-    gpu: Annotated[bool, typer.Option(help="A GPU for each Ray worker.")] = False,
-    tracking: Annotated[str, typer.Option(help="MLflow tracking URI, or none.")] = "none",
-    address: Annotated[str | None, typer.Option(help="The Ray cluster to use.")] = None,
+    data: Data,
+    to: To,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The folder of a tokenizer, for Cross-BERT; without it one is trained first, in TO/tokenizer.")
+    ] = None,
+    launcher: Launcher = "local",
+    workers: Workers = 1,
+    gpu: Gpu = False,
+    tracking: Tracking = "none",
+    address: Address = None,
     overrides: Overrides = None,
 ) -> None:
     """Trains one encoder, or goes on where a training was interrupted.
 
     Example: crossloom pretrain dgcnn.yaml --data data/psb --to runs/dgcnn --launcher local --tracking none
     """
-    from rich.console import Console
-
-    from orchestration.graph import Stage
-    from orchestration.launch import Launch, run_pretrain
-    from orchestration.run import alone, watching
-    from orchestration.tracking import Tracker
-    from pipeline.config import checked, load_yaml
+    from pipeline.config import load_yaml
+    from training.objectives import CrossBertConfig
     from training.pretrain import PretrainConfig
 
     training = load_yaml(config, PretrainConfig, overrides or ())
-    launch = checked(Launch, {"launcher": launcher, "workers": workers, "gpu": gpu, "address": address}, "the options")
-    console = Console(stderr=True, highlight=False)
-    stage = Stage(to.name, "pretrain", training.model_dump(mode="json"), (), lambda folder, needs: {})
-    with alone(to):
-        tracker = None if tracking == "none" else Tracker(tracking, to.name, to.parent, say)
-        with watching(stage, to, console), tracker.following(stage, to, None) if tracker else _nothing():
-            result = run_pretrain(training, data, to, launch)
-        if tracker:
-            tracker.copy(stage, to, None, result["dataset"])
+    where = {"launcher": launcher, "workers": workers, "gpu": gpu, "address": address}
+    objective = training.objective
+    if tokenizer is None and isinstance(objective, CrossBertConfig) and objective.uses_tokenizer:
+        seeded = objective.tokenizer.fit.model_copy(update={"seed": training.fit.seed})
+        tokenizer = to / "tokenizer"
+        one_training(objective.tokenizer.model_copy(update={"fit": seeded}), data, tokenizer, checked_launch(where), tracking, None)
+    result = one_training(training, data, to, checked_launch(where), tracking, tokenizer)
     typer.echo(f"encoder  {to / 'encoder'}  ({result['steps']} steps, loss {result['metrics'].get('loss', float('nan')):.3f})")
     typer.echo(f"next: crossloom evaluate {to} --data {data}")
+
+
+@app.command()
+def finetune(
+    config: Annotated[Path, typer.Argument(help="The training's configuration.")],
+    data: Data,
+    to: To,
+    encoder: Annotated[Path | None, typer.Option(help="The folder of an encoder or of a pretraining; without it: random weights.")] = None,
+    launcher: Launcher = "local",
+    workers: Workers = 1,
+    gpu: Gpu = False,
+    tracking: Tracking = "none",
+    address: Address = None,
+    overrides: Overrides = None,
+) -> None:
+    """Trains an encoder further on labels, classes or parts, chooses the epoch on validation items and opens the test split once.
+
+    Example: crossloom finetune parts.yaml --data data/lpsb --encoder runs/crossbert --to runs/parts
+    """
+    from pipeline.config import load_yaml
+    from training.finetune import FinetuneConfig
+
+    training = load_yaml(config, FinetuneConfig, overrides or ())
+    launch = checked_launch({"launcher": launcher, "workers": workers, "gpu": gpu, "address": address})
+    result = one_training(training, data, to, launch, tracking, encoder)
+    show([{"figure": name, "test": value} for name, value in result["summary"].items()], False)
+    typer.echo(f"encoder  {to / 'encoder'}  (epoch {result['epoch']}, chosen on validation items)")
 
 
 @app.command()

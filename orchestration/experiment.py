@@ -1,26 +1,47 @@
 """An experiment file as a value, and the stages that it stands for.
 
-    dataset ─▶ pretrain/ARM/sSEED ─▶ evaluate/ARM/sSEED ─▶ report
+    dataset ─▶ tokenizer/ARM/sSEED ─▶ pretrain/ARM/sSEED ─▶ evaluate/ARM/sSEED        ─▶ report
+    dataset/TASK ─────────────────────────────────────────▶ finetune/TASK/ARM/sSEED   ─▶
 
-`data` is a recipe; `pretrain` holds named arms; each arm is trained with each of `seeds` and evaluated beside random weights.
-`launch`, `workers` and `tracking` say where things run and never change a result.
+`data` is a recipe; `pretrain` holds named arms; each arm is trained with each of `seeds` and evaluated beside random weights. Arms that
+predict a tokenizer's codes share the tokenizer that an equal configuration describes. Each task of `finetune` goes on from each arm's
+encoder, and once from random weights of each different encoder. `launch`, `workers` and `tracking` say where things run and never change a
+result.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from orchestration.graph import Outcome, Stage, StageError
-from orchestration.launch import Launch, run_pretrain
+from orchestration.graph import Outcome, Stage, StageError, Work
+from orchestration.launch import Launch, Training, run_training
 from pipeline.reader import Dataset
 from pipeline.recipe import Recipe
+from training.encoders import PointEncoderConfig
 from training.evaluation.evaluate import EvaluateConfig, check
+from training.finetune import FinetuneConfig
+from training.objectives import CrossBertConfig
 from training.pretrain import PretrainConfig
+
+_NAME = r"^[A-Za-z0-9_-]+$"
+
+
+class Downstream(BaseModel):
+    """One task of fine-tuning: `training` without encoder and seed, which the arms and the experiment's seeds give.
+
+    data: another dataset than the experiment's; labels: shares of the training labels, a training for each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training: FinetuneConfig = FinetuneConfig()
+    data: Recipe | None = None
+    labels: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
 
 
 class Experiment(BaseModel):
@@ -30,7 +51,8 @@ class Experiment(BaseModel):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     data: Recipe
-    pretrain: dict[str, PretrainConfig]
+    pretrain: dict[Annotated[str, Field(pattern=_NAME)], PretrainConfig]
+    finetune: dict[Annotated[str, Field(pattern=_NAME)], Downstream] = {}
     evaluate: EvaluateConfig = EvaluateConfig()
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((0,), min_length=1)
     workers: int = Field(1, ge=0, description="rendering workers; 0: this process")
@@ -46,35 +68,71 @@ class Experiment(BaseModel):
                 raise ValueError(f"pretrain.{arm}.fit.seed: an experiment's seeds stand in `seeds`; move it there")
             if config.fit.batch % self.launch.workers:
                 raise ValueError(f"pretrain.{arm}.fit.batch: {config.fit.batch} does not divide among {self.launch.workers} workers")
-            if not arm.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f"pretrain.{arm}: names of arms hold letters, digits, - and _ only")
+        for task, downstream in self.finetune.items():
+            if {"seed"} & downstream.training.fit.model_fields_set or {"encoder", "labels"} & downstream.training.model_fields_set:
+                raise ValueError(
+                    f"finetune.{task}.training: encoder, labels and fit.seed come from the arms, `labels` and `seeds`; remove them"
+                )
+            if downstream.training.fit.batch % self.launch.workers:
+                batch = downstream.training.fit.batch
+                raise ValueError(f"finetune.{task}.training.fit.batch: {batch} does not divide among {self.launch.workers} workers")
         return self
 
 
 def stages(experiment: Experiment, render_progress: bool = True) -> list[Stage]:
     """The experiment's graph, needs first."""
-    recipe = experiment.data
-    found = [Stage("dataset", "dataset", _dataset_inputs(recipe), (), _dataset(experiment, render_progress))]
-    evaluations = []
+    found = [_dataset_stage("dataset", experiment.data, experiment, render_progress)]
+    found += [
+        _dataset_stage(f"dataset/{task}", downstream.data, experiment, render_progress)
+        for task, downstream in experiment.finetune.items()
+        if downstream.data is not None
+    ]
     for seed in experiment.seeds:
+        tokenizers: dict[str, str] = {}
         for arm, config in experiment.pretrain.items():
             seeded = config.model_copy(update={"fit": config.fit.model_copy(update={"seed": seed})})
+            needs: tuple[str, ...] = ("dataset",)
+            objective = config.objective
+            if isinstance(objective, CrossBertConfig) and objective.uses_tokenizer:
+                tokenizer = objective.tokenizer.model_copy(update={"fit": objective.tokenizer.fit.model_copy(update={"seed": seed})})
+                name = tokenizers.setdefault(tokenizer.model_dump_json(), f"tokenizer/{arm}/s{seed}")
+                if name not in {stage.name for stage in found}:
+                    found.append(Stage(name, "tokenizer", _plain(tokenizer), needs, _train(tokenizer, experiment, "dataset")))
+                needs = ("dataset", name)
             train, judge = f"pretrain/{arm}/s{seed}", f"evaluate/{arm}/s{seed}"
-            found.append(
-                Stage(
-                    train,
-                    "pretrain",
-                    seeded.model_dump(mode="json"),
-                    ("dataset",),
-                    _pretrain(seeded, experiment.evaluate, experiment.launch),
-                )
-            )
-            inputs = experiment.evaluate.model_dump(mode="json")
-            found.append(Stage(judge, "evaluate", inputs, ("dataset", train), _evaluate(experiment, train)))
-            evaluations.append(judge)
+            found.append(Stage(train, "pretrain", _plain(seeded), needs, _train(seeded, experiment, *needs)))
+            found.append(Stage(judge, "evaluate", _plain(experiment.evaluate), ("dataset", train), _evaluate(experiment, train)))
+        found += _finetunings(experiment, seed)
     needs = tuple(stage.name for stage in found)
     found.append(Stage("report", "report", {"name": experiment.name}, needs, _report(experiment)))
     return found
+
+
+def _finetunings(experiment: Experiment, seed: int) -> list[Stage]:
+    """The fine-tunings of one seed: every task and share of labels, from every arm and from random weights of every different encoder."""
+    encoders = {config.encoder.model_dump_json(): arm for arm, config in reversed(experiment.pretrain.items())}
+    starts: list[tuple[str, PointEncoderConfig, str | None]] = [
+        (f"random-{arm}" if len(encoders) > 1 else "random", experiment.pretrain[arm].encoder, None) for arm in encoders.values()
+    ]
+    starts += [(arm, config.encoder, f"pretrain/{arm}/s{seed}") for arm, config in experiment.pretrain.items()]
+    found = []
+    for task, downstream in experiment.finetune.items():
+        data = "dataset" if downstream.data is None else f"dataset/{task}"
+        for share in downstream.labels:
+            name = task if len(downstream.labels) == 1 else f"{task}-{100 * share:g}"
+            for start, encoder, pretrained in starts:
+                fit = downstream.training.fit.model_copy(update={"seed": seed})
+                config = downstream.training.model_copy(update={"encoder": encoder, "labels": share, "fit": fit})
+                needs = (data,) if pretrained is None else (data, pretrained)
+                found.append(
+                    Stage(f"finetune/{name}/{start}/s{seed}", "finetune", _plain(config), needs, _train(config, experiment, *needs))
+                )
+    return found
+
+
+def _plain(config: BaseModel) -> dict[str, Any]:
+    values: dict[str, Any] = config.model_dump(mode="json")
+    return values
 
 
 def _uri(dataset: Outcome) -> str:
@@ -82,19 +140,15 @@ def _uri(dataset: Outcome) -> str:
     return str(dataset.folder / dataset.outputs["uri"])
 
 
-def _dataset_inputs(recipe: Recipe) -> dict[str, Any]:
+def _dataset_stage(name: str, recipe: Recipe, experiment: Experiment, progress: bool) -> Stage:
     from pipeline.sources import inventory
 
-    return {"recipe": json.loads(recipe.model_dump_json()), "inventory": inventory(recipe.source)}
-
-
-def _dataset(experiment: Experiment, progress: bool) -> Callable[[Path, Mapping[str, Outcome]], dict[str, Any]]:
     def run(folder: Path, _: Mapping[str, Outcome]) -> dict[str, Any]:
         from pipeline.gallery import write_gallery
         from pipeline.generate import generate
 
         uri = str(folder / "data")
-        summary = generate(experiment.data, uri, workers=experiment.workers, progress=progress, address=experiment.launch.address)
+        summary = generate(recipe, uri, workers=experiment.workers, progress=progress, address=experiment.launch.address)
         dataset = Dataset.open(uri)
         if not len(dataset):
             raise StageError(f"None of the {sum(summary.failed.values())} assets became a sample: see `crossloom status {uri}`.")
@@ -108,25 +162,26 @@ def _dataset(experiment: Experiment, progress: bool) -> Callable[[Path, Mapping[
             "artifacts": ["gallery.html"],
         }
 
-    return run
+    inputs = {"recipe": json.loads(recipe.model_dump_json()), "inventory": inventory(recipe.source)}
+    return Stage(name, "dataset", inputs, (), run)
 
 
-def _pretrain(
-    config: PretrainConfig, evaluation: EvaluateConfig, launch: Launch
-) -> Callable[[Path, Mapping[str, Outcome]], dict[str, Any]]:
+def _train(config: Training, experiment: Experiment, data: str, given: str | None = None) -> Work:
+    """A training on the dataset of the stage `data`, building on what the stage `given` made."""
+
     def run(folder: Path, needs: Mapping[str, Outcome]) -> dict[str, Any]:
-        uri = _uri(needs["dataset"])
-        try:
-            check(Dataset.open(uri), evaluation)  # now, not after hours of training
-        except ValueError as error:
-            raise StageError(f"The evaluation could not be made afterwards: {error}.") from error
-        result = run_pretrain(config, uri, folder, launch)
-        return {**result, "fingerprint": result["encoder_fingerprint"]}
+        uri = _uri(needs[data])
+        if isinstance(config, PretrainConfig):
+            try:
+                check(Dataset.open(uri), experiment.evaluate)  # now, not after hours of training
+            except ValueError as error:
+                raise StageError(f"The evaluation could not be made afterwards: {error}.") from error
+        return run_training(config, uri, folder, experiment.launch, None if given is None else needs[given].folder)
 
     return run
 
 
-def _evaluate(experiment: Experiment, train: str) -> Callable[[Path, Mapping[str, Outcome]], dict[str, Any]]:
+def _evaluate(experiment: Experiment, train: str) -> Work:
     def run(folder: Path, needs: Mapping[str, Outcome]) -> dict[str, Any]:
         from orchestration.judge import judge
         from training.distributed import current_world
@@ -138,7 +193,7 @@ def _evaluate(experiment: Experiment, train: str) -> Callable[[Path, Mapping[str
     return run
 
 
-def _report(experiment: Experiment) -> Callable[[Path, Mapping[str, Outcome]], dict[str, Any]]:
+def _report(experiment: Experiment) -> Work:
     def run(folder: Path, needs: Mapping[str, Outcome]) -> dict[str, Any]:
         from orchestration.report import write_report
 

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline.reader import Dataset
 from training import encoder_file
+from training.augment import Cloud
 from training.evaluation.evaluate import EvaluateConfig, Gathered, evaluate
+from training.evaluation.features import clouds
 from training.evaluation.figure import Figure
 from training.evaluation.knn import unit_rows
+from training.evaluation.norms import settle
 from training.files import digest
-from training.objectives import CrossPoint
+from training.objectives import Objective
 from training.pretrain import PretrainConfig, fresh, load_objective
 
 Weights = Literal["pretrained", "random"]
@@ -34,7 +36,9 @@ def judge(folder: Path, trained: Path, dataset_uri: str, config: EvaluateConfig,
     module = load_objective(trained)
     training = PretrainConfig.model_validate(json.loads((trained / "objective" / "objective.json").read_text())["config"])
     figures = _objective_figures(module, training, dataset, config, "pretrained", device, _keeper(folder, dataset, "pretrained"))
-    figures += _objective_figures(fresh(training), training, dataset, config, "random", device, _keeper(folder, dataset, "random"))
+    twin = fresh(training).to(device)
+    settle(twin.encoder, _training_clouds(dataset, config), device, config.batch)
+    figures += _objective_figures(twin, training, dataset, config, "random", device, _keeper(folder, dataset, "random"))
     return outputs(figures)
 
 
@@ -80,9 +84,11 @@ def evaluate_folder(trained: Path, dataset_uri: str, protocols: Sequence[str], t
     else:
         dataset = Dataset.open(dataset_uri)
         encoder = encoder_file.load(trained if (trained / "encoder.json").exists() else trained / "encoder")
-        twin = encoder_file.random(encoder.config, 0)
+        twin = encoder_file.random(encoder.config, 0).module
+        settle(twin, _training_clouds(dataset, config), "cpu", config.batch)
         figures = evaluate(encoder.module, dataset, config, weights="pretrained", fingerprint=encoder.fingerprint)
-        figures += evaluate(twin.module, dataset, config, weights="random", fingerprint=twin.fingerprint)
+        mark = encoder_file.fingerprint(twin, encoder.config)
+        figures += evaluate(twin, dataset, config, weights="random", fingerprint=mark)
         found = outputs(figures)
     if to is not None:
         to.mkdir(parents=True, exist_ok=True)
@@ -91,8 +97,14 @@ def evaluate_folder(trained: Path, dataset_uri: str, protocols: Sequence[str], t
     return rows
 
 
+def _training_clouds(dataset: Dataset, config: EvaluateConfig) -> Iterator[Cloud]:
+    """At most 1,024 clouds of the training split, in random order, as the evaluation gives them to the encoder."""
+    order = np.random.default_rng(config.seed).permutation(dataset.indices(config.train_split))[:1024]
+    return clouds(dataset, order, config.points, config.normalise, None)
+
+
 def _objective_figures(
-    module: CrossPoint,
+    module: Objective,
     training: PretrainConfig,
     dataset: Dataset,
     config: EvaluateConfig,
@@ -108,8 +120,8 @@ def _objective_figures(
         weights=weights,
         fingerprint=encoder_file.fingerprint(module.encoder, training.encoder),
         device=device,
-        point_head=module.point_head,
-        image_branch=torch.nn.Sequential(module.image_encoder, module.image_head),
+        point_head=module.feature_head,
+        image_branch=module.image_branch,
         image=training.objective.image_augment,
         keep=keep,
     )

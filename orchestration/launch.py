@@ -18,8 +18,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.distributed import World
+from training.finetune import FinetuneConfig
 from training.loop import Place
 from training.pretrain import PretrainConfig
+from training.tokenizer.train import TokenizerConfig
+
+Training = PretrainConfig | TokenizerConfig | FinetuneConfig
+_KINDS: dict[str, type[Training]] = {"pretrain": PretrainConfig, "tokenizer": TokenizerConfig, "finetune": FinetuneConfig}
 
 
 class LaunchError(Exception):
@@ -40,24 +46,44 @@ class Launch(BaseModel):
     place: Place = Place()
 
 
-def run_pretrain(config: PretrainConfig, dataset_uri: str, folder: Path, launch: Launch) -> dict[str, Any]:
-    """Trains in `folder` and returns its result.json. Raises what the training raises, or LaunchError."""
+def train(config: Training, dataset_uri: str, folder: Path, world: World, place: Place, given: Path | None) -> dict[str, Any]:
+    """Any of the trainings, in this process: what its function in `training` returns and raises."""
+    from pipeline.reader import Dataset
+    from training.finetune import finetune
+    from training.pretrain import pretrain
+    from training.tokenizer.train import train_tokenizer
+
+    dataset = Dataset.open(dataset_uri)
+    match config:
+        case TokenizerConfig():
+            return train_tokenizer(config, dataset, folder, world, place, given)
+        case PretrainConfig():
+            return pretrain(config, dataset, folder, world, place, given)
+        case FinetuneConfig():
+            return finetune(config, dataset, folder, world, place, given)
+
+
+def run_training(config: Training, dataset_uri: str, folder: Path, launch: Launch, given: Path | None = None) -> dict[str, Any]:
+    """Trains in `folder` and returns its result.json. given: the folder of what the training builds on, a tokenizer or an encoder.
+
+    Raises what the training raises, or LaunchError.
+    """
     if launch.launcher == "local":
-        from pipeline.reader import Dataset
         from training.distributed import current_world
-        from training.pretrain import pretrain
 
-        return pretrain(config, Dataset.open(dataset_uri), folder, current_world(launch.place.device), launch.place)
-    return _with_ray(config, dataset_uri, folder, launch)
+        return train(config, dataset_uri, folder, current_world(launch.place.device), launch.place, given)
+    return _with_ray(config, dataset_uri, folder, launch, given)
 
 
-def _with_ray(config: PretrainConfig, dataset_uri: str, folder: Path, launch: Launch) -> dict[str, Any]:
+def _with_ray(config: Training, dataset_uri: str, folder: Path, launch: Launch, given: Path | None) -> dict[str, Any]:
     from pipeline.ray_workers import session
 
     folder = folder.resolve()
     if "://" not in dataset_uri:
         dataset_uri = str(Path(dataset_uri).resolve())
     task = {
+        "kind": next(kind for kind, model in _KINDS.items() if isinstance(config, model)),
+        "given": None if given is None else str(given.resolve()),
         "config": config.model_dump(mode="json"),
         "dataset": dataset_uri,
         "folder": str(folder),
@@ -129,17 +155,16 @@ def _worker(task: dict[str, Any]) -> None:
     import ray.train
 
     from pipeline.dataset import DatasetError
-    from pipeline.reader import Dataset
     from training.distributed import current_world
     from training.files import FileError, write_json
     from training.loop import TrainingError
-    from training.pretrain import pretrain
 
     folder = Path(task["folder"])
     place = Place.model_validate(task["place"])
     world = current_world("cuda" if ray.train.torch.get_device().type == "cuda" else "cpu")
     try:
-        pretrain(PretrainConfig.model_validate(task["config"]), Dataset.open(task["dataset"]), folder, world, place)
+        config = _KINDS[task["kind"]].model_validate(task["config"])
+        train(config, task["dataset"], folder, world, place, None if task["given"] is None else Path(task["given"]))
     except (TrainingError, FileError, DatasetError, ValueError) as error:
         write_json(folder / "error.json", {"message": str(error)})
         if world.size > 1:

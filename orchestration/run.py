@@ -99,16 +99,16 @@ class _Run:
         self.folder = step.folder
         if self.tracker:
             self.open.enter_context(self.tracker.following(step.stage, step.folder, self.fingerprint))
-        if step.stage.kind == "pretrain":
+        if "fit" in step.stage.inputs:
             self.open.enter_context(watching(step.stage, step.folder, self.console))
 
     def finished(self, outcome: Outcome, ran: bool) -> None:
         self.open.close()
-        if outcome.kind == "dataset":
+        if outcome.name == "dataset":
             self.fingerprint = outcome.outputs["fingerprint"]
         if self.tracker:
             self.tracker.copy(outcome, outcome.folder, outcome, self.fingerprint)
-            if outcome.kind == "dataset":
+            if outcome.name == "dataset":
                 self.tracker.parent(self.text, self.fingerprint)
         number = [stage.name for stage in self.stages].index(outcome.name) + 1
         if ran:
@@ -123,8 +123,10 @@ def headline(outcome: Outcome) -> str:
     if outcome.kind == "dataset":
         failed = sum(o["failed"].values())
         return f": {o['samples']} samples" + (f", {failed} assets failed" if failed else "")
-    if outcome.kind == "pretrain":
+    if outcome.kind in ("pretrain", "tokenizer"):
         return f": loss {o['metrics']['loss']:.3f} after {o['steps']} steps" if o.get("metrics") else f": {o['steps']} steps"
+    if outcome.kind == "finetune":
+        return ": " + ", ".join(f"{name.replace('_', ' ')} {100 * value:.1f} %" for name, value in o["summary"].items())
     return ""
 
 

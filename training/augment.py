@@ -43,8 +43,10 @@ class PointAugment(BaseModel):
     draw: Literal["random", "first"] = Field(default="random", description="which points, where `count` is given")
     normalise: bool = Field(default=True, description="mean to the origin, largest norm to 1")
     scale: tuple[float, float] = Field(default=(0.5, 2.0), description="range of one factor for all axes")
+    per_axis: bool = Field(default=False, description="a factor of its own for each axis, before the rotation")
     rotation: Literal["y", "so3", "none"] = Field(default="y", description="about the y axis, any rotation, or none; uniform")
     translate: float = Field(default=0.5, ge=0, description="largest shift along an axis, in extents of the cloud along it")
+    shift: float = Field(default=0.0, ge=0, description="largest shift along an axis, in the cloud's units")
     jitter_sigma: float = Field(default=0.01, ge=0, description="standard deviation of a coordinate's noise")
     jitter_clip: float = Field(default=0.05, ge=0, description="largest noise of a coordinate")
     dropout: float = Field(default=0.875, ge=0, le=1, description="largest share of points overwritten by the first point")
@@ -129,15 +131,17 @@ def augment_points(points: Cloud, config: PointAugment, rng: Generator) -> Cloud
     view = take(points, config.count, rng if config.draw == "random" else None)
     if config.normalise:
         view = normalise(view)
-    factor = rng.uniform(*config.scale)
+    factor = rng.uniform(*config.scale, 3 if config.per_axis else None)
     if config.rotation == "y":
         view = view @ (factor * rotation_y(rng.uniform(0, 2 * math.pi))).T.astype(np.float32)
     elif config.rotation == "so3":
         view = view @ (factor * random_rotation(rng)).T.astype(np.float32)
     else:
-        view = view * np.float32(factor)
+        view = view * np.asarray(factor, np.float32)
     if config.translate:
         view = translate(view, rng, config.translate)
+    if config.shift:
+        view = view + rng.uniform(-config.shift, config.shift, 3).astype(np.float32)
     if config.jitter_sigma:
         view = jitter(view, rng, config.jitter_sigma, config.jitter_clip)
     if config.dropout:
@@ -159,11 +163,28 @@ class ImageAugment(BaseModel):
     background: tuple[_Byte, _Byte, _Byte] | None = Field(
         default=None, description="colour that RGBA is laid over; if not given, alpha is dropped and the colours under it show"
     )
-    size: int = Field(default=224, ge=1, description="both sides in pixels; the whole image is resized, without a crop")
+    crop: tuple[float, float] = Field(default=(1.0, 1.0), description="range of the share of the area that a crop keeps, at a random place")
+    size: int = Field(default=224, ge=1, description="both sides in pixels, to which the image or the crop is resized")
     brightness: float = Field(default=0.4, ge=0, le=1)
     contrast: float = Field(default=0.4, ge=0, le=1)
     saturation: float = Field(default=0.4, ge=0, le=1)
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a mirror image, left to right")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.crop
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop must be two shares of the area in (0, 1], the smaller first, got {self.crop}")
+        return self
+
+
+def crop(image: NDArray[np.uint8], rng: Generator, shares: tuple[float, float]) -> NDArray[np.uint8]:
+    """A part of an (H, W, C) image with its aspect ratio and a share of its area from U(shares), at a uniform place."""
+    height, width = image.shape[:2]
+    side = math.sqrt(rng.uniform(*shares))
+    h, w = max(1, round(height * side)), max(1, round(width * side))
+    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    return image[top : top + h, left : left + w]
 
 
 def _planar(image: NDArray[np.uint8], size: int, background: tuple[int, int, int] | None) -> NDArray[np.float32]:
@@ -220,6 +241,8 @@ def _standardised(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def augment_image(image: NDArray[np.uint8], config: ImageAugment, rng: Generator) -> NDArray[np.float32]:
     """A random view (3, size, size) float32 of an image (H, W, 3 or 4) uint8, in units of ImageNet's mean and deviation."""
+    if config.crop[0] < 1:
+        image = crop(image, rng, config.crop)
     view = _planar(image, config.size, config.background)
     colour_jitter(view, rng, config.brightness, config.contrast, config.saturation)
     mirrored = rng.random() < config.flip

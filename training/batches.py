@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from pipeline.reader import epoch_order
 from training.distributed import World
 
-Sample = dict[str, npt.NDArray[np.float32]]
+Sample = dict[str, npt.NDArray[Any]]
 Prepare = Callable[[int, int], Sample]
 """(dataset index, epoch) to what the object brings to the step."""
 

@@ -58,6 +58,11 @@ def many() -> bool:
     return dist.is_initialized() and dist.get_world_size() > 1
 
 
+def my_rank() -> int:
+    """This process's number among the workers, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import nn
 
 from training.encoders import PointEncoderConfig, build
@@ -31,7 +31,7 @@ class Encoder:
     provenance: dict[str, Any]
 
 
-def fingerprint(module: nn.Module, config: PointEncoderConfig) -> str:
+def fingerprint(module: nn.Module, config: BaseModel) -> str:
     """64 hexadecimal digits: sha256 over configuration and all tensors by name."""
     hasher = hashlib.sha256(digest(config.model_dump(mode="json")).encode())
     for name, tensor in sorted(module.state_dict().items()):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,11 +28,27 @@ class TrainingError(Exception):
     """A training cannot go on. The text is one sentence: what, where, what to do."""
 
 
+class Trained(nn.Module):
+    """What `fit` trains. A call takes this rank's batch and returns (loss of the global batch, {name: detached term})."""
+
+    progress: float = 0.0
+    """Share of all steps done before the present one; `fit` sets it, so schedules need no state."""
+
+    def after_step(self) -> None:
+        """Called after each optimiser step, on every rank: what follows the weights without being trained moves here."""
+
+    def rate_factor(self, parameter: str) -> float:
+        """What the learning rate of a parameter, named as in the state, is multiplied by."""
+        return 1.0
+
+
 class OptimizerConfig(BaseModel):
     """Adam with L2 on every parameter, as CrossPoint's release trains; `decoupled` makes it AdamW.
 
-    schedule: "cosine" falls from lr to 0 over the epochs, changed at the end of each; "cosine_compat" changes it at the start, as the
-    release does (its last epoch has rate 0); "cosine_step" changes it at every step; "constant".
+    schedule: "cosine" falls from lr to 0 over the epochs, changed at the end of each; "cosine_compat" changes it at the start, as
+    CrossPoint's release does (its last epoch has rate 0); "cosine_step" changes it at every step; "constant"; "cosine_warm" rises linearly
+    from `floor` over `warmup_epochs`, then falls to `floor`; "cosine_warm_compat" as Point-BERT runs it: each epoch has the rate of the one
+    before, so the first two are at the floor, and the curve is that of one epoch less.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,8 +56,12 @@ class OptimizerConfig(BaseModel):
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-6, ge=0)
     decoupled: bool = False
-    schedule: Literal["cosine", "cosine_compat", "cosine_step", "constant"] = "cosine"
+    spare_vectors: bool = Field(False, description="no weight decay for biases, norms and learned tokens")
+    clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: any")
+    schedule: Literal["cosine", "cosine_compat", "cosine_step", "constant", "cosine_warm", "cosine_warm_compat"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
+    warmup_epochs: int = Field(0, ge=0, description="of cosine_warm and cosine_warm_compat")
+    floor: float = Field(0.0, ge=0, description="lowest rate of cosine_warm and cosine_warm_compat")
 
 
 class FitConfig(BaseModel):
@@ -81,6 +102,11 @@ class FitResult:
 def learning_rate(config: OptimizerConfig, step: int, per_epoch: int, epochs: int) -> float:
     """The rate of step `step` (from 0)."""
     epoch = step // per_epoch
+    if config.schedule in ("cosine_warm", "cosine_warm_compat"):
+        compat = config.schedule == "cosine_warm_compat"
+        at, length = (max(epoch - 1, 0), max(epochs - 1, 1)) if compat else (epoch, epochs)
+        rising = at / config.warmup_epochs if at < config.warmup_epochs else None
+        return config.floor + (config.lr - config.floor) * (0.5 * (1 + math.cos(math.pi * at / length)) if rising is None else rising)
     done = {
         "cosine": epoch / epochs,
         "cosine_compat": (epoch + 1) / epochs,
@@ -91,10 +117,17 @@ def learning_rate(config: OptimizerConfig, step: int, per_epoch: int, epochs: in
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Adam or AdamW over the trainable parameters."""
+def make_optimizer(config: OptimizerConfig, module: Trained) -> torch.optim.Optimizer:
+    """Adam or AdamW over the trainable parameters, a group for each pair of weight decay and factor of the rate ("factor")."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            spared = config.spare_vectors and (parameter.ndim <= 1 or name.endswith("bias") or "token" in name)
+            decay = 0.0 if spared else config.weight_decay
+            groups.setdefault((decay, module.rate_factor(name)), []).append(parameter)
     kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
-    return kind([p for p in module.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    plain = [{"params": found, "weight_decay": decay, "factor": factor} for (decay, factor), found in groups.items()]
+    return kind(plain, config.lr, fused=True)
 
 
 def check_finite(metrics: dict[str, float], step: int) -> None:
@@ -107,7 +140,7 @@ def check_finite(metrics: dict[str, float], step: int) -> None:
 
 
 def fit(
-    module: nn.Module,
+    module: Trained,
     prepare: Prepare,
     indices: Any,
     config: FitConfig,
@@ -115,11 +148,14 @@ def fit(
     identity: dict[str, Any],
     world: World,
     place: Place,
+    after_epoch: Callable[[int], dict[str, float]] | None = None,
 ) -> FitResult:
-    """Trains `module`, whose call takes a batch and returns (loss of the global batch, {name: detached term}).
+    """Trains `module`.
 
     indices (n,) int64 of the objects; `identity` is stored in checkpoints and must be equal on resume. Writes folder/journal.jsonl and
-    folder/checkpoints/. Raises TrainingError (too few objects, a loss that is not finite), CheckpointError, OSError.
+    folder/checkpoints/. `after_epoch(epoch)` is called on every rank after an epoch's last step, the module in eval mode; what it
+    returns goes into the journal; what a resumed training repeats it hears again.
+    Raises TrainingError (too few objects, a loss that is not finite), CheckpointError, OSError.
     """
     if len(indices) < config.batch:
         raise TrainingError(f"The split has {len(indices)} objects, fewer than one batch of {config.batch}: make the batch smaller.")
@@ -163,11 +199,18 @@ def fit(
             waited += time.perf_counter() - before
             rate = learning_rate(config.optimizer, step - 1, steps.per_epoch, config.epochs)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["factor"]
+            module.progress = (step - 1) / total
             torch.manual_seed((config.seed << 32 ^ step << 8 ^ world.rank) & 0x7FFF_FFFF_FFFF_FFFF)
-            loss, terms = step_once(wrapped, batch, optimizer, config.precision, world)
-            if step % place.log_every == 0 or step in (start + 1, total):
-                metrics = {"loss": float(loss), **{name: float(value) for name, value in terms.items()}}
+            loss, terms = step_once(wrapped, batch, optimizer, config.precision, world, config.optimizer.clip)
+            module.after_step()
+            found: dict[str, float] = {}
+            if after_epoch is not None and step % steps.per_epoch == 0:
+                module.eval()
+                found = after_epoch((step - 1) // steps.per_epoch)
+                module.train()
+            if found or step % place.log_every == 0 or step in (start + 1, total):
+                metrics = {"loss": float(loss), **{name: float(value) for name, value in terms.items()}, **found}
                 check_finite(metrics, step)
                 now = time.perf_counter()
                 metrics["total_steps"] = total
@@ -191,14 +234,17 @@ def fit(
 
 
 def step_once(
-    module: nn.Module, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer, precision: Precision, world: World
+    module: nn.Module, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer, precision: Precision, world: World, clip: float = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One optimiser step; returns the detached loss and terms, with `grad_norm` added."""
+    """One optimiser step; returns the detached loss and terms, with `grad_norm` added, the norm before it is clipped to `clip`."""
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         loss, terms = module(batch)
     loss.backward()
-    norms = [p.grad.norm() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    terms = {**terms, "grad_norm": torch.linalg.vector_norm(torch.stack(norms))}
+    trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    if clip:
+        nn.utils.clip_grads_with_norm_(trained, clip, norm)
+    terms = {**terms, "grad_norm": norm}
     optimizer.step()
     return loss.detach(), terms

@@ -35,3 +35,19 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
         itself = torch.eye(2 * pairs, dtype=torch.bool, device=u.device)
         positive = torch.arange(2 * pairs, device=u.device).roll(pairs)
         return F.cross_entropy(logits.masked_fill(itself, -torch.inf), positive)
+
+
+def info_nce(queries: Tensor, keys: Tensor, targets: Tensor, valid: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of each query among its valid keys: (b,) in nats.
+
+    queries (b, D) and keys (n, D), of length 1; targets (b, n), rows that sum to 1 and are 0 where `valid` (b, n) bool is false;
+
+        L_b = − Σⱼ y_bj log( exp(q_b·k_j/τ) / Σ_{j' valid} exp(q_b·k_j'/τ) )
+
+    In float32 at least, under autocast too.
+    """
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    with torch.autocast(device_type=queries.device.type, enabled=False):
+        scores = (queries.to(dtype) @ keys.to(dtype).T / temperature).masked_fill(~valid, -torch.inf)
+        shares = scores - scores.logsumexp(1, keepdim=True)
+        return -(targets.to(dtype) * shares.masked_fill(~valid, 0.0)).sum(1)

@@ -10,20 +10,18 @@ import functools
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from pipeline.reader import Dataset
 from training import encoder_file
 from training.distributed import World, barrier
-from training.encoders import PointEncoderConfig
-from training.encoders.dgcnn import DGCNNConfig
+from training.encoders import DGCNNConfig, PointEncoderConfig, PointTransformerConfig
 from training.files import FileError, check_folder, read_plain, read_tensors, write_folder, write_json
 from training.loop import FitConfig, Place, TrainingError, fit
-from training.objectives import CrossPoint, ObjectiveConfig, build
-from training.objectives.crosspoint import CrossPointConfig, prepare
+from training.objectives import CrossBertConfig, CrossPointConfig, Objective, ObjectiveConfig, begin, build, prepare
 
 
 class PretrainConfig(BaseModel):
@@ -36,26 +34,42 @@ class PretrainConfig(BaseModel):
     fit: FitConfig = FitConfig()
     split: str = "train"
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if isinstance(self.objective, CrossBertConfig):
+            if not isinstance(self.encoder, PointTransformerConfig):
+                raise ValueError(f"encoder.kind: crossbert hides patches and needs a point_transformer, not a {self.encoder.kind}")
+            sizes, tokens = self.encoder, self.objective.tokenizer.model
+            if self.objective.uses_tokenizer and (sizes.groups, sizes.group_size) != (tokens.groups, tokens.group_size):
+                raise ValueError("objective.tokenizer.model: groups and group_size must be the encoder's, for both see the same patches")
+        return self
 
-def fresh(config: PretrainConfig) -> CrossPoint:
+
+def fresh(config: PretrainConfig) -> Objective:
     """The objective's module with random weights from the configuration's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.fit.seed)
         return build(config.objective, config.encoder)
 
 
-def pretrain(config: PretrainConfig, dataset: Dataset, folder: Path, world: World, place: Place) -> dict[str, Any]:
-    """Trains, or goes on with, the training in `folder` and returns what result.json holds. Raises as `training.loop.fit` does."""
+def pretrain(
+    config: PretrainConfig, dataset: Dataset, folder: Path, world: World, place: Place, given: Path | None = None
+) -> dict[str, Any]:
+    """Trains, or goes on with, the training in `folder` and returns what result.json holds. Raises as `training.loop.fit` does.
+
+    given: the folder of what the objective builds on, a tokenizer, where it needs one (ValueError where it is missing or does not fit).
+    """
     result_path = folder / "result.json"
-    identity = {"config": config.model_dump(mode="json"), "dataset": dataset.fingerprint}
+    identity: dict[str, Any] = {"config": config.model_dump(mode="json"), "dataset": dataset.fingerprint}
     indices = dataset.indices(config.split)
     if not len(indices):
         raise TrainingError(f"The dataset {dataset.uri} has no finished sample in the split {config.split!r}: name another split.")
     module = fresh(config)
+    identity |= begin(module, dataset, config.split, config.fit.seed, given)
     began = time.time()
     done = fit(
         module,
-        functools.partial(_prepare, config.objective, dataset, config.fit.seed),
+        functools.partial(prepare, config.objective, dataset, config.fit.seed),
         indices,
         config.fit,
         folder,
@@ -70,7 +84,7 @@ def pretrain(config: PretrainConfig, dataset: Dataset, folder: Path, world: Worl
         parameters = {name: sum(p.numel() for p in child.parameters()) for name, child in module.named_children()}
         result = {
             **identity,
-            "encoder_fingerprint": mark,
+            "fingerprint": mark,
             "steps": done.steps,
             "steps_this_run": done.steps_here,
             "seconds_this_run": round(done.seconds, 3),
@@ -88,7 +102,7 @@ def pretrain(config: PretrainConfig, dataset: Dataset, folder: Path, world: Worl
     return loaded
 
 
-def load_objective(folder: Path) -> CrossPoint:
+def load_objective(folder: Path) -> Objective:
     """The trained objective of a finished pretraining in eval mode, for embeddings of points and images. Raises FileError."""
     check_folder(folder / "objective")
     record = read_plain(folder / "objective", "objective")
@@ -98,7 +112,3 @@ def load_objective(folder: Path) -> CrossPoint:
     except RuntimeError as error:
         raise FileError(f"The weights in {folder / 'objective'} do not fit the configuration beside them: train again.") from error
     return module.eval()
-
-
-def _prepare(objective: CrossPointConfig, dataset: Dataset, seed: int, index: int, epoch: int) -> Any:
-    return prepare(objective, dataset, index, seed, epoch)

@@ -14,33 +14,23 @@ from markupsafe import Markup
 
 from orchestration.graph import Outcome
 from orchestration.report import charts, evidence
+from orchestration.report.arms import compare, signed
 from orchestration.report.evidence import Evidence, Sheet
-from orchestration.report.figures import differences, evaluations, mean, measures, percent
+from orchestration.report.figures import FINETUNED, evaluations, headline, label, mean, measures, percent
+from orchestration.report.tasks import tasks
+from orchestration.report.tokenizer import tokenizers
+from orchestration.report.trainings import arms_of, run, training
 from orchestration.run import duration
 from pipeline import page
 from pipeline.dataset import DatasetError
 from pipeline.gallery import choose, essentials
 from pipeline.page import Cloud
 from pipeline.reader import Dataset
-from training.journal import curves
 
 _PAIRS = 8
 _CLOUD_POINTS = 512
 _PACKAGES = ("crossloom", "torch", "numpy", "numba", "scikit-learn", "transformers", "ray", "mlflow")
-_CURVES = {"lr": "learning rate", "samples_per_second": "samples per second", "wait_share": "share of the time waiting for data"}
-_UNDRAWN = {"total_steps", "epoch"}
-
-
-@dataclass(frozen=True)
-class Training:
-    """One arm: its curves by name ("loss" first), parameters, one row of facts per seed, what differs from the paper."""
-
-    arm: str
-    loss: Markup
-    others: list[tuple[str, Markup]]
-    seeds: list[int]
-    facts: list[tuple[str, str]]
-    differences: list[tuple[str, str, str]]
+_OPEN_ROWS = 24
 
 
 @dataclass(frozen=True)
@@ -92,30 +82,34 @@ def write_report(folder: Path, name: str, outcomes: Mapping[str, Outcome]) -> Pa
     dataset = _dataset(outcomes)
     found = [(arm, seed, kept) for arm, seed, outcome in _first_seeds(outcomes) if (kept := evidence.load(outcome.folder)) is not None]
     names = sorted({cls for _, _, kept in found for cls in kept.classes})
-    measured = measures(outcomes)
-    text = (
-        page.environment(Path(__file__).parent)
-        .get_template("report.html.j2")
-        .render(
-            name=name,
-            data=_data(outcomes),
-            info=dataset.info if dataset else None,
-            essentials=essentials(dataset.info) if dataset else [],
-            measures=measured,
-            percent=percent,
-            dots=lambda m: charts.dots(mean(m.pretrained), mean(m.random), m.chance),
-            trainings=_trainings(outcomes),
-            stages=_stages(outcomes),
-            pairs=_pairs(dataset),
-            sheets=[s for arm, seed, kept in found if dataset and (s := _sheets(arm, seed, kept, dataset))],
-            maps=[m for arm, seed, kept in found if (m := _maps(arm, seed, kept, names))],
-            names=names,
-            symbol=charts.symbol,
-            duration=duration,
-            colors=charts.COLORS,
-            configuration=_configuration(outcomes),
-            versions=_versions(dataset),
-        )
+    compared = compare(outcomes)
+    environment = page.environment(Path(__file__).parent)
+    environment.filters["capitalized"] = lambda words: words[:1].upper() + words[1:]  # the built-in one makes the rest small
+    text = environment.get_template("report.html.j2").render(
+        name=name,
+        data=_data(outcomes),
+        datasets=[(o.name, o.outputs) for o in outcomes.values() if o.kind == "dataset"][1:],
+        info=dataset.info if dataset else None,
+        essentials=essentials(dataset.info) if dataset else [],
+        measures=measures(outcomes),
+        percent=percent,
+        compared=compared,
+        compared_open=sum(len(one.rows) for one in compared) <= _OPEN_ROWS,
+        signed=signed,
+        dots=lambda m: charts.dots(mean(m.pretrained), mean(m.random), m.chance),
+        trainings=[training(arm, stages) for arm, stages in arms_of(outcomes, "pretrain").items()],
+        tokenizers=tokenizers(outcomes),
+        tasks=tasks(outcomes),
+        stages=_stages(outcomes),
+        pairs=_pairs(dataset),
+        sheets=[s for arm, seed, kept in found if dataset and (s := _sheets(arm, seed, kept, dataset))],
+        maps=[m for arm, seed, kept in found if (m := _maps(arm, seed, kept, names))],
+        names=names,
+        symbol=charts.symbol,
+        duration=duration,
+        colors=charts.COLORS,
+        configuration=_configuration(outcomes),
+        versions=_versions(dataset),
     )
     return page.write(Path(folder) / "index.html", text)
 
@@ -142,47 +136,6 @@ def _first_seeds(outcomes: Mapping[str, Outcome]) -> list[tuple[str, int, Outcom
     return list(found.values())
 
 
-def _trainings(outcomes: Mapping[str, Outcome]) -> list[Training]:
-    arms: dict[str, list[tuple[int, Outcome]]] = {}
-    for outcome in outcomes.values():
-        if outcome.kind == "pretrain":
-            _, arm, seed = outcome.name.split("/")
-            arms.setdefault(arm, []).append((int(seed.removeprefix("s")), outcome))
-    return [_training(arm, seeds) for arm, seeds in arms.items()]
-
-
-def _training(arm: str, found: list[tuple[int, Outcome]]) -> Training:
-    journals = {seed: curves(outcome.folder / "journal.jsonl") for seed, outcome in found}
-    names = list(dict.fromkeys(name for journal in journals.values() for name in journal if name not in _UNDRAWN))
-
-    def chart(name: str) -> Markup:
-        series = [charts.Series(f"seed {seed}", journal.get(name, [])) for seed, journal in journals.items()]
-        return charts.lines(f"{_CURVES.get(name, name)} of {arm}", series, window=1 if name == "lr" else None)
-
-    others = [(_CURVES.get(name, name.replace("_", " ")), chart(name)) for name in names if name != "loss"]
-    outputs = found[0][1].outputs
-    facts = [("parameters", ", ".join(f"{part.replace('_', ' ')} {count:,}" for part, count in outputs.get("parameters", {}).items()))]
-    for seed, outcome in found:
-        facts.append((f"seed {seed}", _run(outcome.outputs)))
-    config = outputs.get("config")
-    others = [other for other in others if other[1]]
-    facts = [fact for fact in facts if fact[1]]
-    return Training(arm, chart("loss"), others, list(journals), facts, differences(config) if config else [])
-
-
-def _run(outputs: Mapping[str, Any]) -> str:
-    words = []
-    if outputs.get("metrics", {}).get("loss") is not None:
-        words.append(f"loss {outputs['metrics']['loss']:.3f}")
-    if outputs.get("steps") is not None:
-        words.append(f"{outputs['steps']:,} steps")
-    if outputs.get("steps_per_second"):
-        words.append(f"{outputs['steps_per_second']:.3g} steps a second")
-    if outputs.get("workers") is not None:
-        words.append(f"{outputs['workers']} worker{'' if outputs['workers'] == 1 else 's'} on {outputs.get('device', '?')}")
-    return ", ".join(words)
-
-
 def _stages(outcomes: Mapping[str, Outcome]) -> list[tuple[str, float, str, float]]:
     """(name, seconds, what it gave, share of the longest) of each stage."""
     longest = max((outcome.seconds for outcome in outcomes.values()), default=0.0) or 1.0
@@ -193,7 +146,13 @@ def _stages(outcomes: Mapping[str, Outcome]) -> list[tuple[str, float, str, floa
         if outcome.kind == "dataset":
             words = f"{outputs.get('samples', 0):,} samples" + _throughput(outputs.get("throughput"))
         elif outcome.kind == "pretrain":
-            words = _run({key: value for key, value in outputs.items() if key != "metrics"})
+            words = run({key: value for key, value in outputs.items() if key != "metrics"})
+        elif outcome.kind == "tokenizer":
+            judged = outputs.get("judgement", {}).get("validation", {})
+            words = ", ".join(filter(None, [run(outputs), f"{judged['codes_used']:,} codes in use" if "codes_used" in judged else ""]))
+        elif outcome.kind == "finetune":
+            main = [f for f in outputs.get("figures", ()) if headline(f["metric"]) and "_vote" not in f["protocol"]]
+            words = ", ".join(f"{label(FINETUNED, f['metric']).split(', ')[1]} {100 * f['value']:.1f} %" for f in main)
         elif outcome.kind == "evaluate":
             words = f"{len(outputs.get('figures', ())):,} figures"
         rows.append((outcome.name, outcome.seconds, words, outcome.seconds / longest))
@@ -262,13 +221,16 @@ def _maps(arm: str, seed: int, kept: Evidence, names: list[str]) -> Maps | None:
 
 
 def _configuration(outcomes: Mapping[str, Outcome]) -> list[tuple[str, str]]:
-    """(stage, its inputs as YAML), equal ones of several stages once."""
+    """(stages, their inputs as YAML), those that differ in nothing but the seed of their training together, without it."""
     import yaml
 
     found: dict[str, list[str]] = {}
     for outcome in outcomes.values():
         if outcome.kind != "report" and outcome.inputs:
-            found.setdefault(yaml.safe_dump(outcome.inputs, sort_keys=False, allow_unicode=True), []).append(outcome.name)
+            inputs = dict(outcome.inputs)
+            if isinstance(inputs.get("fit"), Mapping):
+                inputs["fit"] = {key: value for key, value in inputs["fit"].items() if key != "seed"}
+            found.setdefault(yaml.safe_dump(inputs, sort_keys=False, allow_unicode=True), []).append(outcome.name)
     return [(", ".join(names), text) for text, names in found.items()]
 
 

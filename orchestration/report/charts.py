@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup
@@ -17,10 +18,13 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 250, 44, 8, 10, 26
 
 @dataclass(frozen=True)
 class Series:
-    """One line: x ascending, y of the same length."""
+    """One line: x ascending. color: its number, by default that of the series; mark: the x of a point that is ringed."""
 
     label: str
     points: Sequence[tuple[float, float]]
+    color: int | None = None
+    dashed: bool = False
+    mark: float | None = None
 
 
 def smooth(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
@@ -62,7 +66,7 @@ def lines(title: str, series: Sequence[Series], *, x_label: str = "step", window
 
     By default that is a thirtieth of the values, five at least; fewer than twenty are drawn as they are.
     """
-    series = [Series(s.label, [(x, y) for x, y in s.points if math.isfinite(y)]) for s in series]
+    series = [replace(s, points=[(x, y) for x, y in s.points if math.isfinite(y)]) for s in series]
     series = [s for s in series if s.points]
     if not series:
         return Markup("")
@@ -94,19 +98,73 @@ def lines(title: str, series: Sequence[Series], *, x_label: str = "step", window
     mark = Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>')
     drawn += [mark.format(px(x), _HEIGHT - 8, f"{x:,g}") for x in marks]
     for number, one in enumerate(series):
-        color = number % COLORS
+        color = (number if one.color is None else one.color) % COLORS
         width = (max(5, len(one.points) // 30) if len(one.points) >= 20 else 1) if window is None else window
         values = smooth(np.array([y for _, y in one.points], np.float64), width)
         even = [(x, float(y)) for (x, _), y in zip(one.points, values, strict=True)]
         if width > 1:
             drawn.append(Markup('<path class="raw" style="stroke:var(--c{})" d="{}"/>').format(color, path(thin(one.points, 400))))
-        drawn.append(Markup('<path class="line" style="stroke:var(--c{})" d="{}"/>').format(color, path(thin(even, 400))))
+        kind = "line dashed" if one.dashed else "line"
+        drawn.append(Markup('<path class="{}" style="stroke:var(--c{})" d="{}"/>').format(kind, color, path(thin(even, 400))))
+        ringed = min(even, key=lambda point, at=one.mark: abs(point[0] - at)) if one.mark is not None else None  # type: ignore[misc]
+        if ringed:
+            ring = Markup('<circle class="chosen" style="stroke:var(--c{})" cx="{:.1f}" cy="{:.1f}" r="5"/>')
+            drawn.append(ring.format(color, px(ringed[0]), py(ringed[1])))
         last = even[-1]
         drawn.append(Markup('<circle style="fill:var(--c{})" cx="{:.1f}" cy="{:.1f}" r="2.6"/>').format(color, px(last[0]), py(last[1])))
     ends = ", ".join(f"{s.label} ends at {s.points[-1][1]:.4g}" for s in series)
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{} by {}: {}">{}</svg>').format(
         _WIDTH, _HEIGHT, title, x_label, ends, Markup("").join(drawn)
     )
+
+
+def histogram(title: str, counts: Sequence[int]) -> Markup:
+    """Counts, largest first, as bars on a logarithmic scale; zeros leave their places empty."""
+    ranked = sorted((int(count) for count in counts), reverse=True)
+    if not ranked or not ranked[0]:
+        return Markup("")
+    used = sum(count > 0 for count in ranked)
+    wide, high = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    decades = math.log10(ranked[0]) + 0.3 or 1.0
+
+    def py(count: float) -> float:
+        return _HEIGHT - _BOTTOM - (math.log10(count) + 0.15) / decades * high
+
+    drawn: list[Markup] = []
+    for power in range(math.floor(math.log10(ranked[0])) + 1):
+        y = py(10**power)
+        drawn.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(_LEFT, _WIDTH - _RIGHT, y, y))
+        drawn.append(Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{:,}</text>').format(_LEFT - 6, y + 4, 10**power))
+    for x in ticks(0, len(ranked), 5):
+        place = _LEFT + x / len(ranked) * wide
+        drawn.append(Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{:,g}</text>').format(place, _HEIGHT - 8, x))
+    steps = []
+    runs = itertools.groupby(ranked[:used])
+    right = 0
+    for count, run in runs:
+        left, right = right, right + len(list(run))
+        ends = (_LEFT + left / len(ranked) * wide, _LEFT + right / len(ranked) * wide)
+        steps.append(f"L{ends[0]:.1f} {py(count):.1f}L{ends[1]:.1f} {py(count):.1f}")
+    floor, end = _HEIGHT - _BOTTOM, _LEFT + used / len(ranked) * wide
+    drawn.append(Markup('<path class="area" d="M{} {}{}L{:.1f} {}z"/>').format(_LEFT, floor, "".join(steps), end, floor))
+    words = f"{title}: {used:,} of {len(ranked):,} in use, the commonest {ranked[0]:,} times"
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        _WIDTH, _HEIGHT, words, Markup("").join(drawn)
+    )
+
+
+def interval(value: float, low: float, high: float, singles: Sequence[float], reach: float) -> Markup:
+    """A difference on a scale from −reach to reach: a bar for the interval, a dot for the value, small strokes for single differences."""
+
+    def at(number: float) -> float:
+        return 80 + 74 * min(max(number / (reach or 1.0), -1.0), 1.0)
+
+    parts = [Markup('<line class="grid" x1="6" x2="154" y1="9" y2="9"/><line class="chance" x1="80" x2="80" y1="2" y2="16"/>')]
+    parts.append(Markup('<line class="span" x1="{:.1f}" x2="{:.1f}" y1="9" y2="9"/>').format(at(low), at(high)))
+    stroke = Markup('<line class="single" x1="{0:.1f}" x2="{0:.1f}" y1="5" y2="13"/>')
+    parts += [stroke.format(at(single)) for single in singles if len(singles) > 1]
+    parts.append(Markup('<circle class="{}" cx="{:.1f}" cy="9" r="3.8"/>').format("ring" if low <= 0 <= high else "dot", at(value)))
+    return Markup('<svg class="dots interval" viewBox="0 0 160 18" aria-hidden="true">{}</svg>').format(Markup("").join(parts))
 
 
 def dots(pretrained: float | None, random: float | None, chance: float | None) -> Markup:

@@ -1,17 +1,25 @@
-"""The headline table: every figure of the evaluations beside random weights, with its family tree."""
+"""The headline table: every figure of evaluations and fine-tunings beside random weights, with its family tree."""
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestration.graph import Outcome, changed_keys
 
+if TYPE_CHECKING:
+    from training.evaluation.bootstrap import Difference
+
+FINETUNED = "finetune/"
+"""What a fine-tuned figure's protocol begins with; the task follows."""
+
 _NAMES = {"svm": "Linear SVM", "knn": "k-NN", "fewshot": "Few-shot", "retrieval": "Retrieval"}
-_KEPT_OUT = {"scores", "items"}
+_METRICS = {"instance_miou": "instance mIoU", "class_miou": "class mIoU"}
+_KEPT_OUT = {"scores", "items", "per_category", "per_class", "labelled_items", "unlabelled_items", "validation_items"}
 # How each protocol differs from CrossPoint's own, where it has one (arXiv 2203.00680 and its released code).
 _PROTOCOLS = {
     "svm": "the paper fits ModelNet40 and ScanObjectNN with C fixed at 0.1; here C is chosen by cross-validation on the training split",
@@ -19,6 +27,42 @@ _PROTOCOLS = {
     "knn": "no protocol of the paper",
     "retrieval": "no protocol of the paper",
 }
+_FINETUNING = (
+    "the codes of Point-BERT and Point-MAE, which the protocol follows, choose the epoch on the test split; here validation data choose it"
+)
+# Cross-BERT's own training is not known; that of Point-BERT (arXiv 2111.14819, its released configuration), with a clipped gradient, is the
+# reconstruction's.
+_CROSSBERT_FIT: dict[str, Any] = {
+    "epochs": 300,
+    "batch": 128,
+    "optimizer": {
+        "lr": 5e-4,
+        "weight_decay": 0.05,
+        "decoupled": True,
+        "spare_vectors": True,
+        "clip": 10.0,
+        "schedule": "cosine_warm",
+        "warmup_epochs": 3,
+        "floor": 1e-6,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A figure's record as the stage of a training seed left it."""
+
+    seed: int
+    figure: dict[str, Any]
+    stage: Outcome
+
+    @property
+    def weights(self) -> str:
+        return str(self.figure["weights"])
+
+
+Groups = dict[tuple[str, str], dict[tuple[bool, str], list[Found]]]
+"""(protocol, metric) → (turned, arm) → that arm's figures of all seeds, with pretrained and with random weights."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +81,7 @@ class Measure:
     random: tuple[float, ...]
     tree: list[tuple[str, str]] = field(default_factory=list)
     interval: tuple[float, float] | None = None
-    """95 % interval of pretrained minus random over the test items, where there is one seed"""
+    """95 % interval of pretrained minus random over the test items, their scores being means over the seeds"""
 
     @property
     def label(self) -> str:
@@ -54,12 +98,21 @@ class Measure:
 
     @property
     def headline(self) -> bool:
-        """Whether it is one of the main figures; accuracies at other C stand apart."""
-        return not self.metric.startswith("accuracy_C")
+        """Whether it is one of the main figures; accuracies at other C, means over classes and votes stand apart."""
+        return headline(self.metric)
+
+
+def headline(metric: str) -> bool:
+    """Whether a metric is one of the main ones."""
+    return not (metric.startswith(("accuracy_C", "mean_class_accuracy")) or "_vote" in metric)
 
 
 def label(protocol: str, metric: str) -> str:
     """A figure's name in words: "Linear SVM accuracy", "Few-shot, 5-way 10-shot", "Retrieval, point → image, recall@1"."""
+    if protocol.startswith(FINETUNED):
+        plain, _, votes = metric.partition("_vote")
+        words = _METRICS.get(plain, plain.replace("_", " "))
+        return f"Fine-tuned {protocol.removeprefix(FINETUNED)}, {words}" + (f", {votes} votes" if votes else "")
     name = _NAMES.get(protocol, protocol)
     if metric.startswith("accuracy_C"):
         return f"{name} accuracy, C = {metric.removeprefix('accuracy_C')}"
@@ -94,101 +147,184 @@ def evaluations(outcomes: Mapping[str, Outcome]) -> Iterator[tuple[str, int, Out
             yield arm, int(seed.removeprefix("s")), outcome
 
 
-def measures(outcomes: Mapping[str, Outcome]) -> list[Measure]:
-    """One for each arm, protocol, metric and kind of clouds, in the order of the figures, clouds as they are first."""
-    groups: dict[tuple[str, str], dict[tuple[bool, str], list[tuple[int, dict[str, Any]]]]] = {}
+def finetunings(outcomes: Mapping[str, Outcome]) -> dict[str, list[tuple[str, int, Outcome]]]:
+    """(start, seed, outcome) of every fine-tuning by task, in order; `start` is an arm, or says that the weights were random."""
+    found: dict[str, list[tuple[str, int, Outcome]]] = {}
+    for name, outcome in outcomes.items():
+        if outcome.kind == "finetune":
+            _, task, start, seed = name.split("/")
+            found.setdefault(task, []).append((start, int(seed.removeprefix("s")), outcome))
+    return found
+
+
+def from_random(finetuned: Outcome) -> bool:
+    """Whether a fine-tuning started from random weights."""
+    return bool(finetuned.outputs.get("weights") == "random")
+
+
+def _encoder(finetuned: Outcome) -> str:
+    return json.dumps(finetuned.inputs.get("encoder"), sort_keys=True)
+
+
+def grouped(outcomes: Mapping[str, Outcome]) -> Groups:
+    """Every figure of the experiment, clouds as they are first, arms in order.
+
+    A fine-tuned arm has its twin's figures too: those of the same task and seed from random weights of the same encoder.
+    """
+    groups: Groups = {}
     arms: dict[str, int] = {}
-    for arm, seed, outcome in evaluations(outcomes):
+
+    def add(arm: str, found: Found, protocol: str, metric: str) -> None:
         arms.setdefault(arm, len(arms))
+        groups.setdefault((protocol, metric), {}).setdefault((bool(found.figure["turned"]), arm), []).append(found)
+
+    for arm, seed, outcome in evaluations(outcomes):
         for figure in outcome.outputs.get("figures", ()):
-            group = groups.setdefault((figure["protocol"], figure["metric"]), {})
-            group.setdefault((bool(figure["turned"]), arm), []).append((seed, figure))
+            add(arm, Found(seed, figure, outcome), figure["protocol"], figure["metric"])
+    for task, stages in finetunings(outcomes).items():
+        twins = {(seed, _encoder(o)): o for _, seed, o in stages if from_random(o)}
+        for arm, seed, outcome in stages:
+            if from_random(outcome):
+                continue
+            twin = twins.get((seed, _encoder(outcome)))
+            for stage in (outcome, *([twin] if twin else ())):
+                for figure in stage.outputs.get("figures", ()):
+                    _, _, votes = figure["protocol"].partition("_vote")
+                    add(arm, Found(seed, figure, stage), FINETUNED + task, figure["metric"] + (f"_vote{votes}" if votes else ""))
+    return {names: dict(sorted(group.items(), key=lambda item: (item[0][0], arms[item[0][1]]))) for names, group in groups.items()}
+
+
+def measures(outcomes: Mapping[str, Outcome]) -> list[Measure]:
+    """One for each arm, protocol, metric and kind of clouds, in the order of the figures, fine-tuned ones last."""
     return [
-        _measure(arm, found, outcomes)
-        for group in groups.values()
-        for (_, arm), found in sorted(group.items(), key=lambda item: (item[0][0], arms[item[0][1]]))
+        _measure(arm, protocol, metric, found, outcomes)
+        for (protocol, metric), group in grouped(outcomes).items()
+        for (_, arm), found in group.items()
     ]
 
 
-def _measure(arm: str, found: list[tuple[int, dict[str, Any]]], outcomes: Mapping[str, Outcome]) -> Measure:
-    by_weights = {weights: [(seed, f) for seed, f in found if f["weights"] == weights] for weights in ("pretrained", "random")}
-    figure = (by_weights["pretrained"] or found)[0][1]
-    seeds = tuple(sorted({seed for seed, _ in found}))
+def _measure(arm: str, protocol: str, metric: str, found: list[Found], outcomes: Mapping[str, Outcome]) -> Measure:
+    by_weights = {weights: [one for one in found if one.weights == weights] for weights in ("pretrained", "random")}
+    figure = (by_weights["pretrained"] or found)[0].figure
+    seeds = tuple(sorted({one.seed for one in found}))
+    between = paired(*by_weights.values())
     return Measure(
         arm,
-        figure["protocol"],
-        figure["metric"],
+        protocol,
+        metric,
         bool(figure["turned"]),
         figure["n"],
         figure["split"],
         figure["chance"],
         seeds,
-        tuple(f["value"] for _, f in by_weights["pretrained"]),
-        tuple(f["value"] for _, f in by_weights["random"]),
-        _tree(arm, seeds, figure, by_weights, outcomes),
-        _interval(by_weights) if len(seeds) == 1 else None,
+        tuple(one.figure["value"] for one in by_weights["pretrained"]),
+        tuple(one.figure["value"] for one in by_weights["random"]),
+        _tree(arm, protocol, metric, seeds, by_weights, outcomes),
+        (between.low, between.high) if between else None,
     )
 
 
-def _interval(by_weights: Mapping[str, list[tuple[int, dict[str, Any]]]]) -> tuple[float, float] | None:
+def paired(first: Sequence[Found], second: Sequence[Found]) -> Difference | None:
+    """The difference over the test items, of each item the mean over the seeds that both have. None where the items are not the same."""
     import numpy as np
 
     from training.evaluation.bootstrap import paired_difference
 
-    if not all(by_weights.values()):
+    by_seed = [{one.seed: one.figure for one in found} for found in (first, second)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    figures = [one[seed] for one in by_seed for seed in seeds]
+    kinds = {(f["dataset_fingerprint"], f["split"], f["details"].get("items"), len(f["details"].get("scores") or ())) for f in figures}
+    if len(kinds) != 1 or not figures[0]["details"].get("scores"):
         return None
-    first, second = (by_weights[weights][0][1]["details"] for weights in ("pretrained", "random"))
-    if not first.get("scores") or first.get("items") != second.get("items"):
-        return None
-    found = paired_difference(np.array(first["scores"], float), np.array(second["scores"], float))
-    return found.low, found.high
+    first_scores, second_scores = (np.array([one[seed]["details"]["scores"] for seed in seeds], np.float64) for one in by_seed)
+    return paired_difference(np.mean(first_scores, axis=0), np.mean(second_scores, axis=0))
 
 
 def _tree(
     arm: str,
+    protocol: str,
+    metric: str,
     seeds: tuple[int, ...],
-    figure: dict[str, Any],
-    by_weights: Mapping[str, list[tuple[int, dict[str, Any]]]],
+    by_weights: Mapping[str, list[Found]],
     outcomes: Mapping[str, Outcome],
 ) -> list[tuple[str, str]]:
+    first = (by_weights["pretrained"] or by_weights["random"])[0]
+    figure = first.figure
+    finetuned = protocol.startswith(FINETUNED)
     found = [("dataset", figure["dataset_fingerprint"])]
     for weights, figures in by_weights.items():
-        for seed, one in figures:
-            found.append((f"encoder, {weights}" + (f", seed {seed}" if len(figures) > 1 else ""), one["encoder_fingerprint"]))
+        several = len(figures) > 1
+        found += [(f"encoder, {weights}" + (f", seed {f.seed}" if several else ""), f.figure["encoder_fingerprint"]) for f in figures]
+    training = f"training {', '.join(map(str, seeds))}"
     found += [
-        ("split", f"{figure['split']}, n = {figure['n']:,}" + (" runs" if figure["protocol"] == "fewshot" else "")),
-        ("seeds", f"training {', '.join(map(str, seeds))}; evaluation {figure['seed']}"),
-        ("protocol", f"{label(figure['protocol'], figure['metric'])}; clouds {'turned at random' if figure['turned'] else 'as they are'}"),
+        ("split", f"{figure['split']}, n = {figure['n']:,}" + (" runs" if protocol == "fewshot" else "")),
+        ("seeds", training if finetuned else f"{training}; evaluation {figure['seed']}"),
+        ("protocol", f"{label(protocol, metric)}; clouds {'turned at random' if figure['turned'] else 'as they are'}"),
     ]
+    if finetuned:
+        found += _finetuning(by_weights, first)
     if len(seeds) > 1:
-        found.append(("  of training seed", str(seeds[0])))
+        found.append(("  of training seed", str(first.seed)))
     found += [(f"  {name}".replace("_", " "), _words(value)) for name, value in figure["details"].items() if name not in _KEPT_OUT]
     config = next((o.outputs.get("config") for n, o in outcomes.items() if n == f"pretrain/{arm}/s{seeds[0]}"), None)
-    changed = [f"{key} {paper} → {here}" for key, paper, here in differences(config)] if config else []
-    found.append(("differs from the paper", "\n".join(filter(None, [_data(outcomes), *changed, _protocol(figure)]))))
-    return found
+    changed = [f"{key} {default} → {here}" for key, default, here in differences(config)] if config else []
+    unknown = [f"the paper's recipe is not known; from the reconstruction's defaults differ {len(changed)} settings:"] if changed else []
+    if config and paper_known(config):
+        found.append(("differs from the paper", "\n".join(filter(None, [_data(outcomes, figure), *changed, _protocol(protocol, metric)]))))
+    else:
+        found.append(("differs", "\n".join(filter(None, [_FINETUNING if finetuned else "", *(unknown if config else ()), *changed]))))
+    return [row for row in found if row[1]]
 
 
-def _protocol(figure: Mapping[str, Any]) -> str:
-    if figure["metric"].startswith("accuracy_C"):
-        return ""
-    return _PROTOCOLS.get(figure["protocol"], "")
+def _finetuning(by_weights: Mapping[str, list[Found]], first: Found) -> list[tuple[str, str]]:
+    """What a fine-tuned figure rests on beyond a frozen one: labels, and the epochs chosen on validation items."""
+    about = first.stage.outputs
+    labelled, left = about.get("labelled_items"), about.get("unlabelled_items", 0)
+    rows = [("labelled items", f"{labelled:,} of {labelled + left:,}" if labelled is not None else "")]
+    rows.append(("validation items", f"{about['validation_items']:,}" if about.get("validation_items") is not None else ""))
+    total = first.stage.inputs.get("fit", {}).get("epochs")
+    for weights, found in by_weights.items():
+        epochs = [str(one.stage.outputs["epoch"]) for one in found if one.stage.outputs.get("epoch") is not None]
+        chosen = "chosen on validation items" if about.get("chosen_by") == "validation" else about.get("chosen_by", "")
+        rows.append((f"epoch, {weights}", f"{', '.join(epochs)}{f' of {total}' if total else ''}, {chosen}" if epochs else ""))
+    return rows
 
 
-def _data(outcomes: Mapping[str, Outcome]) -> str:
-    samples = next((o.outputs.get("samples") for o in outcomes.values() if o.kind == "dataset"), None)
+def _protocol(protocol: str, metric: str) -> str:
+    if protocol.startswith(FINETUNED):
+        return _FINETUNING
+    return "" if metric.startswith("accuracy_C") else _PROTOCOLS.get(protocol, "")
+
+
+def _data(outcomes: Mapping[str, Outcome], figure: Mapping[str, Any]) -> str:
+    datasets = [o.outputs for o in outcomes.values() if o.kind == "dataset"]
+    own = [found for found in datasets if found.get("fingerprint") == figure["dataset_fingerprint"]] or datasets[:1]
+    samples = own[0].get("samples") if own else None
     here = f" (here {samples:,} samples in all)" if isinstance(samples, int) else ""
     return f"other data than ShapeNet's 43,783 objects{here}"
 
 
+def paper_known(config: Mapping[str, Any]) -> bool:
+    """Whether the paper's own recipe is known, and a pretraining's configuration can be held against it."""
+    return bool(config.get("objective", {}).get("kind", "crosspoint") == "crosspoint")
+
+
 def differences(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(key, the paper's value, ours) wherever a pretraining leaves CrossPoint's published recipe, which is the configurations' default."""
+    """(key, the default, ours) wherever a pretraining leaves CrossPoint's published recipe or, as Cross-BERT's is not known, the
+    reconstruction's defaults: the sizes and the training that Point-BERT has."""
     from training.pretrain import PretrainConfig
 
-    kind = config["encoder"]["kind"]
-    paper = PretrainConfig.model_validate({"encoder": {"kind": kind}}).model_dump(mode="json")
-    keys = [key for key in changed_keys(paper, dict(config)) if key not in ("fit.seed", "split")]
-    return [(key, _words(_at(paper, key)), _words(_at(config, key))) for key in keys]
+    default: dict[str, Any] = {"encoder": {"kind": config["encoder"]["kind"]}}
+    objective = {"kind": "crosspoint", **config.get("objective", {})}
+    kept_out: tuple[str, ...] = ("fit.seed", "split")
+    if not paper_known(config):
+        default |= {"objective": {"kind": objective["kind"]}, "fit": _CROSSBERT_FIT}
+    here = PretrainConfig.model_validate({**config, "objective": objective})
+    if not getattr(here.objective, "uses_tokenizer", True):
+        kept_out += ("objective.tokenizer",)
+    ours, theirs = (one.model_dump(mode="json") for one in (here, PretrainConfig.model_validate(default)))
+    keys = [key for key in changed_keys(theirs, ours) if not key.startswith(kept_out)]
+    return [(key, _words(_at(theirs, key)), _words(_at(ours, key))) for key in keys]
 
 
 def _at(tree: Any, dotted: str) -> Any:

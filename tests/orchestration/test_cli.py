@@ -22,7 +22,12 @@ SMALL = {
     "pretrain": {
         "net": {
             "encoder": {"kind": "pointnet"},
-            "objective": {"image": {"depth": 10, "width": 4}, "image_augment": {"size": 32}, "point_augment": {"count": 64}},
+            "objective": {
+                "kind": "crosspoint",
+                "image": {"kind": "resnet", "depth": 10, "width": 4},
+                "image_augment": {"size": 32},
+                "point_augment": {"count": 64},
+            },
             "fit": {"epochs": 2, "batch": 4},
         }
     },

@@ -46,7 +46,7 @@ def test_a_run_leaves_an_encoder_a_journal_and_a_result(left_alone: Path, small_
     result = json.loads((left_alone / "result.json").read_text())
     assert result["steps"] == 6  # 24 train objects, batch 8, 2 epochs
     encoder = encoder_file.load(left_alone / "encoder")
-    assert encoder.fingerprint == result["encoder_fingerprint"]
+    assert encoder.fingerprint == result["fingerprint"]
     assert encoder.provenance["dataset"] == Dataset.open(small_dataset).fingerprint
     assert [step for step, _ in curves(left_alone / "journal.jsonl")["loss"]] == [1, 2, 3, 4, 5, 6]
     assert result["metrics"]["loss"] == pytest.approx(result["metrics"]["loss_intra"] + result["metrics"]["loss_cross"])

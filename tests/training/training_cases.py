@@ -16,10 +16,11 @@ from training.pretrain import PretrainConfig, pretrain
 CONFIG: dict[str, Any] = {
     "encoder": {"kind": "dgcnn", "k": 5, "widths": [8, 16], "embedding": 32},
     "objective": {
+        "kind": "crosspoint",
         "projection": 16,
         "point_hidden": 32,
         "image_hidden": 32,
-        "image": {"depth": 10, "width": 4},
+        "image": {"kind": "resnet", "depth": 10, "width": 4},
         "point_augment": {"count": 64, "rotation": "so3", "translate": 0.0},
         "image_augment": {"size": 32},
     },
@@ -27,18 +28,19 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def train(folder: Path, data: str, world: World, **changes: Any) -> dict[str, Any]:
+def train(folder: Path, data: str, world: World, given: str | None = None, **changes: Any) -> dict[str, Any]:
     """Pretrains CONFIG with a checkpoint at every step."""
     config = PretrainConfig.model_validate(CONFIG | changes)
-    return pretrain(config, Dataset.open(data), folder, world, Place(device="cpu", threads=1, checkpoint_seconds=0.0))
+    place = Place(device="cpu", threads=1, checkpoint_seconds=0.0)
+    return pretrain(config, Dataset.open(data), folder, world, place, None if given is None else Path(given))
 
 
-def rank_main(rank: int, size: int, folder: str, data: str) -> None:
+def rank_main(rank: int, size: int, folder: str, data: str, changes: dict[str, Any] | None = None) -> None:
     """One of several gloo workers that meet in a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
     try:
-        train(Path(folder) / "run", data, World(rank, size))
+        train(Path(folder) / "run", data, World(rank, size), **(changes or {}))
     finally:
         dist.destroy_process_group()
 

@@ -34,23 +34,24 @@ class DGCNNConfig(BaseModel):
 
 
 class DGCNN(nn.Module):
-    """Clouds (B, N, 3) -> features (B, feature_dim). Raises ValueError where a cloud has fewer than k points."""
+    """Clouds (B, N, 3) -> features (B, feature_dim). Keys are not used. Raises ValueError where a cloud has fewer than k points."""
 
     def __init__(self, config: DGCNNConfig) -> None:
         super().__init__()
         self.config = config
         self.feature_dim = 2 * config.embedding
+        self.point_dim = sum(config.widths)
         sizes = (3, *config.widths)
         self.edge_convs = nn.ModuleList(EdgeConv(c, o, config.k) for c, o in zip(sizes, config.widths, strict=False))
-        self.linear = nn.Linear(sum(config.widths), config.embedding, bias=False)
+        self.linear = nn.Linear(self.point_dim, config.embedding, bias=False)
         self.norm = BatchNorm1d(config.embedding)
 
-    def point_features(self, points: Tensor) -> Tensor:
-        """Outputs of all edge convolutions side by side: (B, N, 3) -> (B, N, sum of widths)."""
+    def point_features(self, points: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Outputs of all edge convolutions side by side: (B, N, 3) -> (B, N, point_dim)."""
         outputs = [points]
         for edge_conv in self.edge_convs:
             outputs.append(edge_conv(outputs[-1]))
         return torch.cat(outputs[1:], dim=-1)
 
-    def forward(self, points: Tensor) -> Tensor:
+    def forward(self, points: Tensor, keys: Tensor | None = None) -> Tensor:
         return norm_pool(self.linear(self.point_features(points)), self.norm, negative_slope=0.2, average=True)

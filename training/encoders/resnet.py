@@ -26,7 +26,7 @@ class ResNetConfig(BaseModel):
 
 
 class ResNet(nn.Module):
-    """Images (B, 3, H, W), normalised -> features (B, feature_dim)."""
+    """Images (B, 3, H, W), normalised -> features (B, feature_dim). Keys are not used."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -44,6 +44,11 @@ class ResNet(nn.Module):
         )
         self.model = convert(transformers.ResNetModel(layout))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def tokens(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
+        """The feature, then the last stage's map row by row: (B, 1 + P, feature_dim), P places of 32 pixels a side, rounded up."""
+        places = self.model(images).last_hidden_state.flatten(2).transpose(1, 2)
+        return torch.cat([places.mean(1, keepdim=True), places], dim=1)
+
+    def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
         pooled: Tensor = self.model(images).pooler_output
         return torch.flatten(pooled, 1)

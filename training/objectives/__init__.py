@@ -1,15 +1,79 @@
-"""The objectives that an encoder can be pretrained with. A new one: a file here, its case in `build` and in `training.pretrain`."""
+"""The objectives that an encoder can be pretrained with. A new one: a file here and its case in each of the three functions.
+
+An objective is a `training.loop.Trained` with the point encoder as `encoder`, and `feature_head` and `image_branch` for retrieval.
+"""
 
 from __future__ import annotations
 
-from training.encoders import PointEncoderConfig
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from pipeline.reader import Dataset
+from training import encoder_file
+from training.batches import Sample
+from training.encoders import PointEncoderConfig, PointTransformerConfig
+from training.objectives import crossbert, crosspoint
+from training.objectives.crossbert import CrossBert, CrossBertConfig
 from training.objectives.crosspoint import CrossPoint, CrossPointConfig
+from training.tokenizer.train import load_tokenizer
 
-ObjectiveConfig = CrossPointConfig
+ObjectiveConfig = Annotated[CrossPointConfig | CrossBertConfig, Field(discriminator="kind")]
+Objective = CrossPoint | CrossBert
 
-__all__ = ["CrossPoint", "CrossPointConfig", "ObjectiveConfig", "build"]
+_CALIBRATED = 1024
+_LOGITS = 1 << 25
+"""clouds from which the target's temperature is found, and the most logits"""
+
+__all__ = ["CrossBert", "CrossBertConfig", "CrossPoint", "CrossPointConfig", "Objective", "ObjectiveConfig", "begin", "build", "prepare"]
 
 
-def build(config: CrossPointConfig, encoder: PointEncoderConfig) -> CrossPoint:
-    """The module that computes an objective's loss, with fresh weights from torch's global generator."""
-    return CrossPoint(config, encoder)
+def build(config: CrossPointConfig | CrossBertConfig, encoder: PointEncoderConfig) -> Objective:
+    """The module that computes an objective's loss, with fresh weights from torch's global generator. ValueError: encoder does not fit."""
+    match config:
+        case CrossPointConfig():
+            return CrossPoint(config, encoder)
+        case CrossBertConfig():
+            if not isinstance(encoder, PointTransformerConfig):
+                raise ValueError(f"crossbert masks patches: it needs an encoder of the kind point_transformer, not {encoder.kind}")
+            return CrossBert(config, encoder)
+
+
+def prepare(config: CrossPointConfig | CrossBertConfig, dataset: Dataset, seed: int, index: int, epoch: int) -> Sample:
+    """What the object `index` brings to a step of an epoch."""
+    match config:
+        case CrossPointConfig():
+            return crosspoint.prepare(config, dataset, index, seed, epoch)
+        case CrossBertConfig():
+            return crossbert.prepare(config, dataset, index, seed, epoch)
+
+
+def begin(module: Objective, dataset: Dataset, split: str, seed: int, given: Path | None) -> dict[str, str]:
+    """Brings in what the objective builds on: the tokenizer's weights from its folder, and the temperature of its targets.
+
+    Returns what that adds to the training's identity. Raises FileError; ValueError where a tokenizer is needed and none is given, or one
+    of another configuration.
+    """
+    if not isinstance(module, CrossBert) or not module.config.uses_tokenizer:
+        return {}
+    config = module.config
+    if given is None:
+        raise ValueError("crossbert predicts a tokenizer's codes and no tokenizer is given: name its folder")
+    tokenizer = load_tokenizer(given)
+    if tokenizer.config != config.tokenizer.model:
+        raise ValueError(f"the tokenizer in {given} has other sizes than objective.tokenizer.model: name another folder")
+    module.tokenizer["dvae"].load_state_dict(tokenizer.state_dict())
+    if config.modelling.temperature is None:
+        order = np.random.Generator(np.random.PCG64(seed)).permutation(dataset.indices(split))[:_CALIBRATED].tolist()
+        logits = []
+        with torch.no_grad():
+            for start in range(0, len(order), 64):
+                clouds = [crossbert.view_of_points(config, dataset, index, seed, 0, "a") for index in order[start : start + 64]]
+                logits.append(tokenizer.logits(module.encoder.patch(torch.from_numpy(np.stack(clouds)))).flatten(0, 1))
+        rows = torch.cat(logits)
+        step = max(1, len(rows) * rows.shape[1] // _LOGITS)  # every k-th patch is enough, and bounds the memory
+        module.temperature.fill_(crossbert.calibrate(rows[::step], config.modelling.perplexity))
+    return {"tokenizer": encoder_file.fingerprint(tokenizer, tokenizer.config)}

@@ -17,17 +17,19 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pipeline.reader import Dataset
 from training.augment import ImageAugment, PointAugment, augment_image, augment_points, rng_for
+from training.batches import Sample
 from training.distributed import gather
-from training.encoders import PointEncoderConfig, ResNetConfig
+from training.encoders import ImageEncoderConfig, PointEncoderConfig, ResNetConfig
 from training.encoders import build as build_encoder
+from training.loop import Trained
 from training.losses import nt_xent
+from training.noise import fold, key_for
 from training.ops.batchnorm import BatchNorm1d
 
 
@@ -43,13 +45,13 @@ class CrossPointConfig(BaseModel):
     projection: int = Field(256, gt=0)
     point_hidden: int = Field(1024, gt=0)
     image_hidden: int = Field(512, gt=0)
-    image: ResNetConfig = ResNetConfig()
+    image: ImageEncoderConfig = ResNetConfig()
     point_augment: PointAugment = PointAugment()
     image_augment: ImageAugment = ImageAugment()
 
 
-def prepare(config: CrossPointConfig, dataset: Dataset, index: int, seed: int, epoch: int) -> dict[str, npt.NDArray[np.float32]]:
-    """What one object brings to a step: view1 (N, 3), view2 (N, 3), image (3, S, S), all float32.
+def prepare(config: CrossPointConfig, dataset: Dataset, index: int, seed: int, epoch: int) -> Sample:
+    """What one object brings to a step: view1 (N, 3), view2 (N, 3), image (3, S, S) float32; noise, an int64 scalar.
 
     Every draw (the view, both augmentations) comes from (seed, epoch, the object's key).
     """
@@ -62,10 +64,11 @@ def prepare(config: CrossPointConfig, dataset: Dataset, index: int, seed: int, e
         "view1": augment_points(points, config.point_augment, rng_for(seed, epoch, key, "points1")),
         "view2": augment_points(points, config.point_augment, rng_for(seed, epoch, key, "points2")),
         "image": augment_image(sample[pick], config.image_augment, rng_for(seed, epoch, key, "image")),
+        "noise": np.array(key_for(seed, epoch, key), np.int64),
     }
 
 
-class CrossPoint(nn.Module):
+class CrossPoint(Trained):
     """Point encoder, image encoder, a head on each, and the loss of a batch."""
 
     def __init__(self, config: CrossPointConfig, encoder: PointEncoderConfig) -> None:
@@ -87,15 +90,15 @@ class CrossPoint(nn.Module):
             nn.Linear(config.image_hidden, config.projection, bias=False),
         )
 
-    def embed_points(self, points: Tensor) -> Tensor:
-        """(B, N, 3) to (B, projection), not normalised."""
-        out: Tensor = self.point_head(self.encoder(points))
-        return out
+    @property
+    def feature_head(self) -> nn.Module:
+        """The encoder's features to the space of images, (B, projection), not normalised."""
+        return self.point_head
 
-    def embed_images(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) to (B, projection), not normalised."""
-        out: Tensor = self.image_head(self.image_encoder(images))
-        return out
+    @property
+    def image_branch(self) -> nn.Module:
+        """Images (B, 3, S, S) to the common space, (B, projection), not normalised."""
+        return nn.Sequential(self.image_encoder, self.image_head)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """This rank's part of the batch to the loss of the whole batch and its terms, detached.
@@ -103,8 +106,10 @@ class CrossPoint(nn.Module):
         `embedding_std` is the collapse monitor: the mean over dimensions of the standard deviation of the normalised prototypes,
         times √D; 1 for directions spread evenly, 0 when all shapes fall on one point.
         """
-        z1, z2 = self.embed_points(torch.cat([batch["view1"], batch["view2"]])).chunk(2)
-        h = self.embed_images(batch["image"])
+        clouds = torch.cat([batch["view1"], batch["view2"]])
+        keys = torch.cat([fold(batch["noise"], 0), fold(batch["noise"], 1)])
+        z1, z2 = self.point_head(self.encoder(clouds, keys)).chunk(2)
+        h = self.image_head(self.image_encoder(batch["image"], fold(batch["noise"], 2)))
         # Under autocast the projections are half precision; the loss is not.
         z1, z2, h = (gather(z.to(torch.promote_types(z.dtype, torch.float32))) for z in (z1, z2, h))
         prototype = (z1 + z2) / 2

@@ -57,7 +57,10 @@ def test_the_order_of_points_does_not_matter():
 
 
 def test_point_features_are_those_of_all_layers():
-    assert DGCNN(SMALL).point_features(torch.randn(2, 50, 3)).shape == (2, 50, 32)
+    encoder, points = DGCNN(SMALL).eval(), torch.randn(2, 50, 3)
+    features = encoder.point_features(points, torch.arange(2))
+    assert features.shape == (2, 50, encoder.point_dim) == (2, 50, 32)
+    assert torch.equal(features[..., :8], encoder.edge_convs[0](points))
 
 
 def test_a_cloud_with_fewer_points_than_neighbours_is_refused():

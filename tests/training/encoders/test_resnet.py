@@ -21,6 +21,17 @@ def test_a_small_one_pools_every_image_to_its_feature_and_trains_every_weight():
     assert all(parameter.grad is not None and bool(parameter.grad.abs().sum() > 0) for parameter in encoder.parameters())
 
 
+def test_tokens_are_the_feature_and_the_map_it_is_the_mean_of():
+    torch.manual_seed(0)
+    encoder = build(ResNetConfig(depth=10, width=8)).eval()
+    images = torch.randn(2, 3, 96, 64)
+    tokens = encoder.tokens(images, torch.arange(2))
+    assert tokens.shape == (2, 1 + 3 * 2, encoder.feature_dim)
+    torch.testing.assert_close(tokens[:, 0], encoder(images), rtol=1e-5, atol=1e-6)
+    rows = encoder.model(images).last_hidden_state
+    assert torch.equal(tokens[:, 1 + 2 * 2 + 1], rows[:, :, 2, 1])
+
+
 def test_all_its_batch_norms_are_ours():
     modules = build(ResNetConfig(depth=10, width=8)).modules()
     norms = [module for module in modules if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]

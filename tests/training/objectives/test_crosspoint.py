@@ -41,10 +41,11 @@ def test_the_loss_is_the_formula_over_the_modules_own_embeddings(weights: tuple[
     module = CrossPoint(config, PointNetConfig()).double()
     batch = {name: torch.randn(4, 32, 3, dtype=torch.float64) for name in ("view1", "view2")}
     batch["image"] = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    batch["noise"] = torch.arange(4)
     loss, terms = module(batch)
     # both views are one batch, so the reference must ask for them together
-    z1, z2 = module.embed_points(torch.cat([batch["view1"], batch["view2"]])).chunk(2)
-    h = module.embed_images(batch["image"])
+    z1, z2 = module.feature_head(module.encoder(torch.cat([batch["view1"], batch["view2"]]))).chunk(2)
+    h = module.image_branch(batch["image"])
     intra, cross = reference(z1, z2, 0.1), reference((z1 + z2) / 2, h, 0.1)
     assert float(terms["loss_intra"]) == pytest.approx(float(intra.detach()), abs=1e-9)
     assert float(terms["loss_cross"]) == pytest.approx(float(cross.detach()), abs=1e-9)
@@ -56,6 +57,7 @@ def test_gradients_reach_both_branches_and_the_image_branch_only_through_the_cro
     config = CrossPointConfig(image=ResNetConfig(depth=10, width=4), projection=8, cross_modal_weight=0.0)
     module = CrossPoint(config, PointNetConfig())
     batch = {"view1": torch.randn(4, 32, 3), "view2": torch.randn(4, 32, 3), "image": torch.randn(4, 3, 32, 32)}
+    batch["noise"] = torch.arange(4)
     module(batch)[0].backward()
     assert all(not p.grad.any() for p in module.image_encoder.parameters() if p.grad is not None)
     assert any(p.grad is not None and p.grad.any() for p in module.encoder.parameters())
@@ -66,7 +68,8 @@ def test_what_an_object_brings_is_a_function_of_seed_epoch_and_key(small_dataset
     config = CrossPointConfig()
     first, again = prepare(config, data, 3, 5, 7), prepare(config, Dataset.open(small_dataset), 3, 5, 7)
     assert all(np.array_equal(first[name], again[name]) for name in first)
-    assert {name: value.shape for name, value in first.items()} == {"view1": (128, 3), "view2": (128, 3), "image": (3, 224, 224)}
+    shapes = {"view1": (128, 3), "view2": (128, 3), "image": (3, 224, 224), "noise": ()}
+    assert {name: value.shape for name, value in first.items()} == shapes
     for other in (prepare(config, data, 3, 5, 8), prepare(config, data, 3, 6, 7), prepare(config, data, 4, 5, 7)):
         assert not np.array_equal(first["view1"], other["view1"])
     assert not np.array_equal(first["view1"], first["view2"])

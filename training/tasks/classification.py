@@ -1,0 +1,132 @@
+"""Classification of whole clouds.
+
+    f = encoder(points) (B, F);  logits = W₃ h₂ (B, K),  h_i = dropout(ReLU(BatchNorm(W_i h_{i−1}))), h₀ = f     widths 256 and 256
+    loss = mean over the global batch of the cross-entropy, labels smoothed by `label_smoothing`
+
+The head is Point-MAE's; hidden (256,) without norm is Point-BERT's. The classes are those of the training split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from pipeline.reader import Dataset
+from training.tasks.layers import Hidden, Metric, Width
+
+
+class ClassificationConfig(BaseModel):
+    """Sizes of the head, and its regularisation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["classification"] = "classification"
+    hidden: tuple[Width, ...] = Field(default=(256, 256), description="widths of the hidden layers; none: a linear classifier")
+    norm: bool = Field(default=True, description="batch norm in the hidden layers")
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="after each hidden layer")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+class ClassificationHead(nn.Module):
+    """Features (B, F) to logits (B, classes)."""
+
+    def __init__(self, config: ClassificationConfig, features: int, classes: int) -> None:
+        super().__init__()
+        sizes = (features, *config.hidden)
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, config.hidden, strict=False))
+        self.hidden = nn.ModuleList(Hidden(width, config.norm, config.dropout, i) for i, width in enumerate(config.hidden))
+        self.last = nn.Linear(sizes[-1], classes)
+
+    def forward(self, features: Tensor, keys: Tensor | None = None) -> Tensor:
+        for linear, hidden in zip(self.linears, self.hidden, strict=True):
+            features = hidden(linear(features), keys)
+        out: Tensor = self.last(features)
+        return out
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The task with its classes, sorted by name.
+
+    A row of a scored item is (loss, weight, class, predicted class), weight 1.
+    """
+
+    config: ClassificationConfig
+    classes: tuple[str, ...]
+    commonest: int
+    per_point: ClassVar[tuple[str, ...]] = ("points",)
+    protocol: ClassVar[str] = "finetune"
+
+    @classmethod
+    def of(cls, config: ClassificationConfig, dataset: Dataset, train: npt.NDArray[np.int64]) -> Self:
+        """Raises ValueError for fewer than two classes."""
+        names, counts = np.unique(dataset.classes[train], return_counts=True)
+        if len(names) < 2:
+            raise ValueError(f"The training items of {dataset.uri} have {len(names)} class: classification needs two at least.")
+        return cls(config, tuple(names.tolist()), int(counts.argmax()))
+
+    @classmethod
+    def from_record(cls, config: ClassificationConfig, record: dict[str, Any]) -> Self:
+        return cls(config, tuple(record["classes"]), record["commonest"])
+
+    def record(self) -> dict[str, Any]:
+        """The label space as JSON values."""
+        return {"classes": list(self.classes), "commonest": self.commonest}
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Values of the dataset's classes that the task knows."""
+        return self.classes
+
+    @property
+    def row_width(self) -> int:
+        return 4
+
+    def item(self, dataset: Dataset, index: int) -> dict[str, npt.NDArray[Any]]:
+        """points (N, 3) float32, label () int64."""
+        label = np.int64(self.classes.index(str(dataset.classes[index])))
+        return {"points": dataset.load(index, ("points.npy",))["points.npy"], "label": np.asarray(label)}
+
+    def head(self, encoder: nn.Module) -> ClassificationHead:
+        width: int = encoder.feature_dim  # type: ignore[assignment]
+        return ClassificationHead(self.config, width, len(self.classes))
+
+    def logits(self, encoder: nn.Module, head: nn.Module, batch: dict[str, Tensor], keys: Tensor | None) -> Tensor:
+        """(B, classes)."""
+        out: Tensor = head(encoder(batch["points"], keys), keys)
+        return out
+
+    def loss(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Of each item the loss (B,) and its weight (B,), 1."""
+        loss = nn.functional.cross_entropy(logits.float(), batch["label"], reduction="none", label_smoothing=self.config.label_smoothing)
+        return loss, torch.ones_like(loss)
+
+    def hits(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Of each item the number of right answers, (B,); of `weight` possible ones."""
+        return (logits.argmax(1) == batch["label"]).float()
+
+    def rows(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """(B, row_width) float64."""
+        loss, weight = self.loss(logits, batch)
+        return torch.stack([loss.double(), weight.double(), batch["label"].double(), logits.argmax(1).double()], dim=1)
+
+    def metrics(self, rows: npt.NDArray[np.float64]) -> list[Metric]:
+        """Accuracy and mean class accuracy of scored items; the first is the one to select by. Chance: always the commonest class of the
+        training items. Scores of the second are weighted by n / (classes · items of the class), so that their mean is the figure."""
+        truth, predicted = rows[:, 2].astype(int), rows[:, 3].astype(int)
+        right = (truth == predicted).astype(np.float64)
+        counts = np.bincount(truth, minlength=len(self.classes))
+        weights = len(truth) / ((counts > 0).sum() * counts[truth])
+        by_class = {self.classes[c]: float(right[truth == c].mean()) for c in np.flatnonzero(counts)}
+        guess = (truth == self.commonest).astype(np.float64)
+        about = {"classes": len(self.classes), "per_class": by_class}
+        return [
+            Metric("accuracy", right, float(guess.mean()), about),
+            Metric("mean_class_accuracy", right * weights, float((guess * weights).mean()), about),
+        ]

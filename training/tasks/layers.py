@@ -1,0 +1,58 @@
+"""What the heads of all tasks are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from torch import Tensor, nn
+
+from training.noise import fold, uniforms
+from training.ops.batchnorm import BatchNorm1d
+
+Width = Annotated[int, Field(ge=1)]
+
+# An encoder draws from the low streams of a sample's key.
+_STREAM = 1 << 20
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of scored items. scores (n,): one per item, `value` is their mean; chance: what guessing gives; details: JSON values."""
+
+    name: str
+    scores: npt.NDArray[np.float64]
+    chance: float
+    details: dict[str, Any]
+
+    @property
+    def value(self) -> float:
+        return float(self.scores.mean())
+
+
+def dropout(x: Tensor, probability: float, keys: Tensor, number: int) -> Tensor:
+    """x (B, ...) with each element set to 0 with `probability`, the others scaled by 1 / (1 − probability).
+
+    keys (B,) int64: those of the samples; `number` keeps the layers of a head apart.
+    """
+    kept = uniforms(fold(keys, _STREAM + number), *x.shape[1:]) >= probability
+    return x * kept.to(x.dtype) / (1 - probability)
+
+
+class Hidden(nn.Module):
+    """What follows a linear layer: batch norm over all rows of all ranks (if `norm`), ReLU, dropout. (B, ..., C) to (B, ..., C)."""
+
+    def __init__(self, width: int, norm: bool, probability: float, number: int) -> None:
+        super().__init__()
+        self.norm = BatchNorm1d(width) if norm else nn.Identity()
+        self.probability = probability
+        self.number = number
+
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        x = nn.functional.relu(self.norm(x.flatten(0, -2)).view(x.shape))
+        if self.training and self.probability and keys is not None:
+            return dropout(x, self.probability, keys, self.number)
+        return x
