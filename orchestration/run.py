@@ -66,7 +66,7 @@ class _Run:
         self.tracker = (
             None if tracking == "none" else Tracker(tracking, experiment.name, out, lambda line: console.print(f"[yellow]{line}"))
         )
-        self.fingerprint: str | None = None
+        self.datasets: dict[str, str] = {}  # fingerprints by stage
         self.open = contextlib.ExitStack()
         self.folder: Path | None = None
 
@@ -98,18 +98,23 @@ class _Run:
         step.folder.mkdir(parents=True, exist_ok=True)
         self.folder = step.folder
         if self.tracker:
-            self.open.enter_context(self.tracker.following(step.stage, step.folder, self.fingerprint))
+            self.open.enter_context(self.tracker.following(step.stage, step.folder, self.dataset_of(step.stage.name)))
         if "fit" in step.stage.inputs:
             self.open.enter_context(watching(step.stage, step.folder, self.console))
 
+    def dataset_of(self, name: str) -> str | None:
+        """The fingerprint of the dataset that a stage works on: its own, or the first that it needs."""
+        needs = next(stage.needs for stage in self.stages if stage.name == name)
+        return next((self.datasets[found] for found in (name, *needs) if found in self.datasets), None)
+
     def finished(self, outcome: Outcome, ran: bool) -> None:
         self.open.close()
-        if outcome.name == "dataset":
-            self.fingerprint = outcome.outputs["fingerprint"]
+        if outcome.kind == "dataset":
+            self.datasets[outcome.name] = outcome.outputs["fingerprint"]
         if self.tracker:
-            self.tracker.copy(outcome, outcome.folder, outcome, self.fingerprint)
+            self.tracker.copy(outcome, outcome.folder, outcome, self.dataset_of(outcome.name))
             if outcome.name == "dataset":
-                self.tracker.parent(self.text, self.fingerprint)
+                self.tracker.parent(self.text, self.datasets["dataset"])
         number = [stage.name for stage in self.stages].index(outcome.name) + 1
         if ran:
             self.console.print(f"      done in {duration(outcome.seconds)}{headline(outcome)}")
@@ -126,7 +131,7 @@ def headline(outcome: Outcome) -> str:
     if outcome.kind in ("pretrain", "tokenizer"):
         return f": loss {o['metrics']['loss']:.3f} after {o['steps']} steps" if o.get("metrics") else f": {o['steps']} steps"
     if outcome.kind == "finetune":
-        return ": " + ", ".join(f"{name.replace('_', ' ')} {100 * value:.1f} %" for name, value in o["summary"].items())
+        return ": " + ", ".join(f"{name.split('.')[-1].replace('_', ' ')} {100 * value:.1f} %" for name, value in o["summary"].items())
     return ""
 
 
@@ -178,8 +183,8 @@ def watching(stage: Stage, folder: Path, console: Console) -> Iterator[None]:
 
 
 def figures(outcomes: dict[str, Outcome]) -> dict[str, float]:
-    """Every figure of all evaluations by arm, seed, name and weights."""
-    judged = [outcome for outcome in outcomes.values() if outcome.kind == "evaluate"]
+    """Every figure of all evaluations by arm, seed, name and weights, and of all fine-tunings by task, arm, seed and name."""
+    judged = [outcome for outcome in outcomes.values() if outcome.kind in ("evaluate", "finetune")]
     return {f"{o.name.removeprefix('evaluate/')}/{name}": float(value) for o in judged for name, value in o.outputs["summary"].items()}
 
 
@@ -191,7 +196,7 @@ def result_table(outcomes: dict[str, Outcome]) -> Table:
     for name in ("figure", "clouds", "arm", "pretrained", "random", "chance"):
         table.add_column(name, justify="left" if name in ("figure", "clouds", "arm") else "right", no_wrap=True, overflow="fold")
     before = ""
-    for m in measures(outcomes):
+    for m in measures(outcomes, intervals=False):
         if m.headline and not m.metric.startswith("image_to_point"):
             chance = "" if m.chance is None else f"{100 * m.chance:.1f}"
             table.add_row("" if m.label == before else m.label, m.clouds, m.arm, percent(m.pretrained), percent(m.random), chance)

@@ -64,9 +64,9 @@ def bench_ops(
     Raises ValueError where the device is not there.
     """
     rows: list[Row] = []
-    with _setting(threads, device, seed):
+    with setting(threads, device, seed):
         for subject, candidates in _subjects(clouds, points, k, device):
-            rows += _compare(subject, candidates, repeats, threads, device)
+            rows += compare(subject, candidates, repeats, threads, device)
     return [asdict(row) for row in rows]
 
 
@@ -91,7 +91,7 @@ def bench_branches(
     """
     point, image = point or DGCNNConfig(), image or ResNetConfig()
     rows: list[Branch] = []
-    with _setting(threads, device, seed):
+    with setting(threads, device, seed):
         encoders = {"points": build(point).to(device), "images": build(image).to(device)}
         inputs = {
             "points": torch.randn(2 * objects, points, 3, device=device),
@@ -102,8 +102,8 @@ def bench_branches(
             seconds = np.zeros((repeats + 1, 3))
             for turn in range(repeats + 1):
                 for part, name in enumerate(encoders):
-                    seconds[turn, part] = _seconds(partial(_pass, encoders[name], inputs[name], device, precision), device)
-                seconds[turn, 2] = _seconds(optimiser.step, device)
+                    seconds[turn, part] = timed(partial(_pass, encoders[name], inputs[name], device, precision), device)
+                seconds[turn, 2] = timed(optimiser.step, device)
                 optimiser.zero_grad()
             parts = np.median(seconds[1:], axis=0)
             for name, spent in (*zip((*encoders, "optimiser"), parts, strict=True), ("step", parts.sum())):
@@ -120,7 +120,7 @@ def _pass(encoder: nn.Module, inputs: Tensor, device: str, precision: str) -> No
 
 
 @contextmanager
-def _setting(threads: int, device: str, seed: int) -> Iterator[None]:
+def setting(threads: int, device: str, seed: int) -> Iterator[None]:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"the benchmark was asked for {device}, which torch does not find here; leave the device out for the CPU.")
     before, state = torch.get_num_threads(), torch.get_rng_state()
@@ -155,13 +155,13 @@ def _subjects(clouds: int, points: int, k: int, device: str) -> Iterator[tuple[s
         inputs = (x, near, weight, norm, _LEAK)
         yield (
             f"edge convolution {channels} to {width}",
-            {name: partial(_both_ways, route, inputs, towards) for name, route in routes.items()},
+            {name: partial(both_ways, route, inputs, towards) for name, route in routes.items()},
         )
     h = torch.randn(clouds, points, 1024, device=device, requires_grad=True)
     towards = torch.randn(clouds, 2048, device=device)
     pooled = (h, nn.BatchNorm1d(1024).to(device), _LEAK, True)
     pools: dict[str, Callable[..., Tensor]] = {"usual": _usual_pool, "ours": norm_pool}
-    yield "norm, activation, pooling of 1024", {name: partial(_both_ways, pool, pooled, towards) for name, pool in pools.items()}
+    yield "norm, activation, pooling of 1024", {name: partial(both_ways, pool, pooled, towards) for name, pool in pools.items()}
     encoders: list[tuple[str, nn.Module, Callable[..., Tensor]]] = [
         ("DGCNN", DGCNN(DGCNNConfig(k=k)).to(device), _usual_dgcnn),
         ("PointNet", PointNet(PointNetConfig()).to(device), _usual_pointnet),
@@ -172,7 +172,7 @@ def _subjects(clouds: int, points: int, k: int, device: str) -> Iterator[tuple[s
         yield f"{name} step", {route: partial(_step, forward, xyz, optimiser) for route, forward in routes.items()}
 
 
-def _both_ways(route: Callable[..., Tensor], inputs: tuple[Any, ...], towards: Tensor) -> None:
+def both_ways(route: Callable[..., Tensor], inputs: tuple[Any, ...], towards: Tensor) -> None:
     torch.autograd.backward(route(*inputs), towards)
 
 
@@ -182,14 +182,14 @@ def _step(forward: Callable[[Tensor], Tensor], xyz: Tensor, optimiser: torch.opt
     optimiser.step()
 
 
-def _compare(subject: str, candidates: dict[str, Run], repeats: int, threads: int, device: str) -> list[Row]:
+def compare(subject: str, candidates: dict[str, Run], repeats: int, threads: int, device: str) -> list[Row]:
     names = list(candidates)
     for run in candidates.values():
         run()
     seconds = np.empty((repeats, len(names)))
     for turn in range(repeats):
         for c in np.roll(np.arange(len(names)), turn).tolist():
-            seconds[turn, c] = _seconds(candidates[names[c]], device)
+            seconds[turn, c] = timed(candidates[names[c]], device)
     rows = []
     for c, name in enumerate(names):
         low, middle, high = np.quantile(seconds[:, 0] / seconds[:, c], (0.25, 0.5, 0.75))
@@ -199,7 +199,7 @@ def _compare(subject: str, candidates: dict[str, Run], repeats: int, threads: in
     return rows
 
 
-def _seconds(run: Run, device: str) -> float:
+def timed(run: Run, device: str) -> float:
     cuda = device.startswith("cuda")
     if cuda:
         torch.cuda.synchronize()

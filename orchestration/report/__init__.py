@@ -17,7 +17,7 @@ from orchestration.report import charts, evidence
 from orchestration.report.arms import compare, signed
 from orchestration.report.evidence import Evidence, Sheet
 from orchestration.report.figures import FINETUNED, evaluations, headline, label, mean, measures, percent
-from orchestration.report.tasks import tasks
+from orchestration.report.tasks import tuned
 from orchestration.report.tokenizer import tokenizers
 from orchestration.report.trainings import arms_of, run, training
 from orchestration.run import duration
@@ -99,7 +99,7 @@ def write_report(folder: Path, name: str, outcomes: Mapping[str, Outcome]) -> Pa
         dots=lambda m: charts.dots(mean(m.pretrained), mean(m.random), m.chance),
         trainings=[training(arm, stages) for arm, stages in arms_of(outcomes, "pretrain").items()],
         tokenizers=tokenizers(outcomes),
-        tasks=tasks(outcomes),
+        tasks=tuned(outcomes),
         stages=_stages(outcomes),
         pairs=_pairs(dataset),
         sheets=[s for arm, seed, kept in found if dataset and (s := _sheets(arm, seed, kept, dataset))],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import statistics
@@ -194,20 +195,23 @@ def grouped(outcomes: Mapping[str, Outcome]) -> Groups:
     return {names: dict(sorted(group.items(), key=lambda item: (item[0][0], arms[item[0][1]]))) for names, group in groups.items()}
 
 
-def measures(outcomes: Mapping[str, Outcome]) -> list[Measure]:
-    """One for each arm, protocol, metric and kind of clouds, in the order of the figures, fine-tuned ones last."""
+def measures(outcomes: Mapping[str, Outcome], intervals: bool = True) -> list[Measure]:
+    """One for each arm, protocol, metric and kind of clouds, in the order of the figures, fine-tuned ones last.
+
+    intervals: False saves the seconds that they take.
+    """
     return [
-        _measure(arm, protocol, metric, found, outcomes)
+        _measure(arm, protocol, metric, found, outcomes, intervals)
         for (protocol, metric), group in grouped(outcomes).items()
         for (_, arm), found in group.items()
     ]
 
 
-def _measure(arm: str, protocol: str, metric: str, found: list[Found], outcomes: Mapping[str, Outcome]) -> Measure:
+def _measure(arm: str, protocol: str, metric: str, found: list[Found], outcomes: Mapping[str, Outcome], intervals: bool) -> Measure:
     by_weights = {weights: [one for one in found if one.weights == weights] for weights in ("pretrained", "random")}
     figure = (by_weights["pretrained"] or found)[0].figure
     seeds = tuple(sorted({one.seed for one in found}))
-    between = paired(*by_weights.values())
+    between = paired(*by_weights.values()) if intervals else None
     return Measure(
         arm,
         protocol,
@@ -228,16 +232,24 @@ def paired(first: Sequence[Found], second: Sequence[Found]) -> Difference | None
     """The difference over the test items, of each item the mean over the seeds that both have. None where the items are not the same."""
     import numpy as np
 
-    from training.evaluation.bootstrap import paired_difference
-
     by_seed = [{one.seed: one.figure for one in found} for found in (first, second)]
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
     figures = [one[seed] for one in by_seed for seed in seeds]
     kinds = {(f["dataset_fingerprint"], f["split"], f["details"].get("items"), len(f["details"].get("scores") or ())) for f in figures}
     if len(kinds) != 1 or not figures[0]["details"].get("scores"):
         return None
-    first_scores, second_scores = (np.array([one[seed]["details"]["scores"] for seed in seeds], np.float64) for one in by_seed)
-    return paired_difference(np.mean(first_scores, axis=0), np.mean(second_scores, axis=0))
+    ours, theirs = (np.array([one[seed]["details"]["scores"] for seed in seeds], np.float64) for one in by_seed)
+    return _bootstrap(np.mean(ours, axis=0).tobytes(), np.mean(theirs, axis=0).tobytes())
+
+
+@functools.lru_cache(maxsize=4096)
+def _bootstrap(first: bytes, second: bytes) -> Difference:
+    """Remembered, for the page shows some differences twice."""
+    import numpy as np
+
+    from training.evaluation.bootstrap import paired_difference
+
+    return paired_difference(np.frombuffer(first), np.frombuffer(second))
 
 
 def _tree(
@@ -267,12 +279,14 @@ def _tree(
         found.append(("  of training seed", str(first.seed)))
     found += [(f"  {name}".replace("_", " "), _words(value)) for name, value in figure["details"].items() if name not in _KEPT_OUT]
     config = next((o.outputs.get("config") for n, o in outcomes.items() if n == f"pretrain/{arm}/s{seeds[0]}"), None)
-    changed = [f"{key} {default} → {here}" for key, default, here in differences(config)] if config else []
-    unknown = [f"the paper's recipe is not known; from the reconstruction's defaults differ {len(changed)} settings:"] if changed else []
+    changed = differences(config) if config else []
+    note = _protocol(protocol, metric)
     if config and paper_known(config):
-        found.append(("differs from the paper", "\n".join(filter(None, [_data(outcomes, figure), *changed, _protocol(protocol, metric)]))))
-    else:
-        found.append(("differs", "\n".join(filter(None, [_FINETUNING if finetuned else "", *(unknown if config else ()), *changed]))))
+        lines = [_data(outcomes, figure), *(f"{key} {default} → {here}" for key, default, here in changed), note]
+        found.append(("differs from the paper", "\n".join(filter(None, lines))))
+    elif config:
+        lines = [f"its recipe is not known; {len(changed)} settings differ from the reconstruction's defaults: see Training"]
+        found.append(("paper", "\n".join([*lines, *([note] if finetuned else [])])))
     return [row for row in found if row[1]]
 
 

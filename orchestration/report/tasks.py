@@ -76,7 +76,7 @@ class Task:
     shapes: list[Shape]
 
 
-def tasks(outcomes: Mapping[str, Outcome]) -> list[Task]:
+def tuned(outcomes: Mapping[str, Outcome]) -> list[Task]:
     """One for each task that was fine-tuned, in order."""
     return [_task(name, found, outcomes) for name, found in finetunings(outcomes).items()]
 
@@ -121,7 +121,8 @@ def _facts(found: Sequence[tuple[int, Outcome]]) -> str:
     total = found[0][1].inputs.get("fit", {}).get("epochs")
     epochs = [str(one["epoch"]) for one in outputs if one.get("epoch") is not None and one.get("chosen_by") == "validation"]
     paces = [one["steps_per_second"] for one in outputs if one.get("steps_per_second")]
-    words = [f"epoch {', '.join(epochs)}{f' of {total}' if total else ''}"] if epochs else []
+    several = "s" if len(epochs) > 1 else ""
+    words = [f"epoch{several} {', '.join(epochs)}{f' of {total}' if total else ''} chosen"] if epochs else []
     words += [f"{outputs[0]['steps']:,} steps"] if outputs[0].get("steps") is not None else []
     words += [f"{statistics.fmean(paces):.3g} steps a second"] if paces else []
     return ", ".join(words)

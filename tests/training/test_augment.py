@@ -16,6 +16,7 @@ from training.augment import (
     augment_image,
     augment_points,
     colour_jitter,
+    crop,
     drop,
     jitter,
     normalise,
@@ -150,6 +151,30 @@ def test_translation_takes_the_box_as_it_is_after_rotation() -> None:
     relative = views.mean(axis=1) / np.ptp(views, axis=1)
     for column in relative.T:
         assert is_uniform(column, -0.5, 0.5)
+
+
+@pytest.mark.parametrize("rotation", ["none", "so3"])
+def test_axes_are_scaled_one_by_one_and_before_the_rotation(rotation: str) -> None:
+    config = PointAugment.model_validate(STILL.model_dump() | {"scale": (0.5, 2), "per_axis": True, "rotation": rotation})
+    points = cloud()
+    factors = []
+    for number in range(300):
+        view = augment_points(points, config, rng_for(0, number, "a", "v")).astype(float)
+        linear = np.linalg.lstsq(points.astype(float), view, rcond=None)[0].T  # view = linear · point
+        # rotation · diag(f): the columns stay orthogonal and have the factors as lengths
+        lengths = np.linalg.norm(linear, axis=0)
+        np.testing.assert_allclose(linear.T @ linear, np.diag(lengths**2), atol=1e-5)
+        factors.append(lengths)
+    found = np.array(factors)
+    assert all(is_uniform(column, 0.5, 2) for column in found.T)
+    assert np.abs(np.corrcoef(found.T) - np.eye(3)).max() < 0.2
+
+
+def test_a_shift_is_uniform_in_the_clouds_units() -> None:
+    config = PointAugment.model_validate(STILL.model_dump() | {"shift": 0.2})
+    points = cloud()
+    moves = np.array([(augment_points(points, config, rng_for(0, n, "a", "v")) - points).mean(axis=0) for n in range(300)])
+    assert all(is_uniform(column.astype(float), -0.2, 0.2) for column in moves.T)
 
 
 def test_jitter_is_a_clipped_normal() -> None:
@@ -326,6 +351,34 @@ def test_colour_changes_come_in_every_order() -> None:
         assert errors[best] < 2e-3
         orders[best] += 1
     assert stats.chisquare(list(orders.values())).pvalue > RARE
+
+
+def test_a_crop_keeps_its_share_of_the_area_and_lies_anywhere() -> None:
+    height, width = 60, 80
+    image = np.stack(np.broadcast_arrays(np.arange(height)[:, None], np.arange(width), 0), axis=-1).astype(np.uint8)
+    shares, corners = [], []
+    for number in range(400):
+        part = crop(image, rng_for(0, number, "a", "i"), (0.25, 1.0))
+        top, left = part[0, 0, :2].tolist()
+        assert np.array_equal(part, image[top : top + part.shape[0], left : left + part.shape[1]])
+        assert abs(part.shape[0] / part.shape[1] - height / width) < 0.04
+        shares.append(part.shape[0] * part.shape[1] / (height * width))
+        corners.append((top / max(1, height - part.shape[0]), left / max(1, width - part.shape[1])))
+    assert min(shares) == pytest.approx(0.25, abs=0.03)
+    assert max(shares) == pytest.approx(1.0, abs=0.03)
+    assert np.mean(shares) == pytest.approx(0.625, abs=0.04)
+    assert np.allclose(np.mean(corners, axis=0), 0.5, atol=0.08)
+
+
+def test_an_image_is_cropped_before_it_is_resized() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    config = ImageAugment(size=20, crop=(0.5, 0.5), brightness=0, contrast=0, saturation=0, flip=0)
+    view = augment_image(image, config, rng_for(0, 0, "a", "i"))
+    part = crop(image, rng_for(0, 0, "a", "i"), (0.5, 0.5))
+    assert part.shape == (28, 28, 3)
+    np.testing.assert_array_equal(view, plain_image(part, config))
+    with pytest.raises(ValidationError, match="crop"):
+        ImageAugment(crop=(0.9, 0.5))
 
 
 def test_half_of_the_images_are_mirrored() -> None:

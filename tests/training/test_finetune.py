@@ -27,7 +27,7 @@ from training.files import FileError, read_tensors
 from training.finetune import FinetuneConfig, Finetuned, _prepare, _score, finetune, load_finetuned
 from training.journal import curves
 from training.loop import Place, TrainingError, make_optimizer
-from training.tasks import Classification, ClassificationConfig, PartsConfig, open_task
+from training.tasks import Classification, ClassificationConfig, Parts, PartsConfig, open_task
 
 ROOT = Path(__file__).parents[2]
 KINDS = ["classification", "parts"]
@@ -57,7 +57,7 @@ def test_a_run_leaves_model_encoder_and_figures(left_alone: tuple[str, Path], pa
     assert result["weights"] == "random"
     assert result["labelled_items"] + result["validation_items"] == len(dataset.indices("train"))
     encoder = encoder_file.load(folder / "encoder")
-    assert encoder.fingerprint == result["finetuned_fingerprint"] != result["encoder_fingerprint"]
+    assert encoder.fingerprint == result["fingerprint"] != result["encoder_fingerprint"]
     assert encoder.provenance["weights"] == "finetuned"
     assert encoder.provenance["encoder_fingerprint"] == result["encoder_fingerprint"]
     figures = [Figure(**record) for record in result["figures"]]
@@ -127,7 +127,7 @@ def test_killed_and_started_again_ends_with_the_bits_of_the_one_left_alone(
     result = run(folder, parts_dataset, kind)
     expected = result_of(alone)
     assert same(alone, folder)
-    for name in ("figures", "epoch", "validation", "finetuned_fingerprint", "test"):
+    for name in ("figures", "epoch", "validation", "fingerprint", "summary"):
         assert result[name] == expected[name]
 
 
@@ -271,7 +271,7 @@ def test_a_frozen_encoder_stays_what_it_was_to_the_bit(kind: str, parts_dataset:
     config = ENCODERS[kind]
     start = encoder_file.random(config, 3)
     result = run(tmp_path, parts_dataset, "classification", encoder=config.model_dump(), freeze_encoder=True)
-    assert result["finetuned_fingerprint"] == start.fingerprint
+    assert result["fingerprint"] == start.fingerprint
     assert result["parameters"]["trained"] == result["parameters"]["head"]
 
 
@@ -306,12 +306,24 @@ def test_points_are_drawn_as_the_augmentation_draws_them_and_labels_go_with_them
     assert len({point.tobytes() for point in sample["points"]}) == 50
 
 
+def test_the_loss_is_the_mean_over_all_labelled_points_of_the_batch() -> None:
+    task = Parts(PartsConfig(embed=8, hidden=(8,), dropout=0.0), ("cup",), (("body", "handle"),), (0,))
+    module = Finetuned(task, encoder_file.random(ENCODERS["pointnet"], 0).module)
+    label = torch.tensor([[0, 1, 0, 0, 1], [1, -1, -1, -1, -1], [-1] * 5])
+    batch = {"points": torch.randn(3, 5, 3), "label": label, "category": torch.zeros(3, dtype=torch.int64)}
+    loss, terms = module.train()(batch)
+    logits = module.logits(batch)
+    right = [(logits[i, n].argmax() == label[i, n]).item() for i, n in [(0, n) for n in range(5)] + [(1, 0)]]
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits.flatten(0, 1), label.flatten(), ignore_index=-1))
+    assert float(terms["train_accuracy"]) == pytest.approx(sum(right) / 6)
+
+
 def test_votes_are_a_protocol_of_their_own_and_change_nothing_else(parts_dataset: str, tmp_path: Path) -> None:
     plain = run(tmp_path / "plain", parts_dataset, "parts")
     voted = run(tmp_path / "voted", parts_dataset, "parts", votes=3)
     assert voted["figures"][0]["details"]["scores"] == plain["figures"][0]["details"]["scores"]
     assert same(tmp_path / "plain", tmp_path / "voted")
-    assert sorted(voted["test"]) == ["parts.class_miou", "parts.instance_miou", "parts_vote3.class_miou", "parts_vote3.instance_miou"]
+    assert sorted(voted["summary"]) == ["parts.class_miou", "parts.instance_miou", "parts_vote3.class_miou", "parts_vote3.instance_miou"]
     module, dataset = load_finetuned(tmp_path / "voted"), Dataset.open(parts_dataset)
     config = FinetuneConfig.model_validate(voted["config"])
     index = dataset.indices("test")[:1]

@@ -4,15 +4,24 @@
     g = max over the patch's points of f
     y = W₃ ReLU(BatchNorm(W₂ (g ‖ f)))      2·w₁ → w₂ → out, then the maximum over the patch's points
 
-All layers have biases. W₂ (g ‖ f) is computed as its two halves: that of g once a patch, not once a point, and so are the biases of W₁, W₂
-and W₃. The same numbers up to rounding, with half of that layer's arithmetic. State: W₂ is one matrix (w₂, 2·w₁), the columns of g first.
+All layers have biases. The same numbers up to rounding with a third of the arithmetic:
+
+- the first batch norm's statistics follow from those of the three coordinates, so it is part of W₀;
+- W₂ (g ‖ f) is computed as its two halves, that of g once a patch, not once a point, and W₁ joins that of f: neither f nor what W₃ gives
+  is kept for each point, as only its maximum is asked for.
+
+State: W₂ is one matrix (w₂, 2·w₁), the columns of g first.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from training.ops.batchnorm import BatchNorm1d
+from training.distributed import gather
+from training.ops.batchnorm import BatchNorm1d, update_running
+from training.ops.linear_max import linear_max
+from training.ops.norm_relu import norm_relu
 
 
 class PatchPointNet(nn.Module):
@@ -28,15 +37,39 @@ class PatchPointNet(nn.Module):
         self.last = nn.Linear(widths[2], out)
 
     def forward(self, offsets: Tensor) -> Tensor:
-        patches, points, _ = offsets.shape
-        linear, relu = nn.functional.linear, nn.functional.relu_
-        local = relu(self.norm1(self.first(offsets.flatten(0, 1)))).view(patches, points, self.first.out_features)
-        local = linear(local, self.second.weight)  # its bias joins below, once a patch
-        whole = local.max(1).values  # on the CPU its backward is cheaper than that of amax
+        linear = nn.functional.linear
+        local = nn.functional.relu_(linear(offsets, *self._first(offsets)))
+        whole = linear_max(local, self.second.weight) + self.second.bias
         of_whole, of_local = self.third.weight.chunk(2, dim=1)
-        common = linear(whole + self.second.bias, of_whole, self.third.bias) + linear(self.second.bias, of_local)
-        hidden = linear(local, of_local)  # (R, M, w₂) and no view, of which an addition in place would copy gradients
-        hidden += common.unsqueeze(1)
-        hidden = relu(self.norm2(hidden.flatten(0, 1))).view_as(hidden)
-        out: Tensor = linear(hidden, self.last.weight).max(1).values + self.last.bias
-        return out
+        common = linear(whole, of_whole, self.third.bias) + linear(self.second.bias, of_local)
+        with torch.autocast(offsets.device.type, enabled=False):
+            through = of_local @ self.second.weight
+        hidden = norm_relu(linear(local, through), self.norm2, common)
+        return linear_max(hidden, self.last.weight) + self.last.bias
+
+    def _first(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (w₀, 3) and bias (w₀,) of the first layer with its batch norm."""
+        norm, weight, bias = self.norm1, self.first.weight.double(), self.first.bias.double()
+        if norm.training or norm.running_mean is None or norm.running_var is None:
+            count, mean, scatter = _moments(offsets.flatten(0, 1).double())
+            mean = weight @ mean + bias
+            variance = ((weight @ (scatter / count)) * weight).sum(1)
+            update_running(norm, count, mean.detach(), variance.detach() * count)
+        else:
+            mean, variance = norm.running_mean, norm.running_var
+        scale = norm.weight * torch.rsqrt(variance + norm.eps)
+        dtype = self.first.weight.dtype
+        return (weight * scale[:, None]).to(dtype), ((bias - mean) * scale + norm.bias).to(dtype)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """count (), mean (C,) and centred sums of products (C, C) of the vectors (n, C) of all ranks."""
+    channels = x.shape[1]
+    mean = x.sum(0) / max(len(x), 1)
+    centred = x - mean
+    local = torch.cat([x.new_tensor([len(x)]), mean, (centred.T @ centred).flatten()])
+    counts, means, scatters = gather(local[None]).split([1, channels, channels**2], dim=1)
+    count = counts.sum()
+    mean = (counts * means).sum(0) / count
+    apart = means - mean
+    return count, mean, scatters.sum(0).view(channels, channels) + (counts * apart).T @ apart

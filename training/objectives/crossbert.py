@@ -45,6 +45,7 @@ from training.losses import info_nce
 from training.masking import MaskConfig, draw_mask
 from training.momentum import Frozen, follow, teacher
 from training.noise import fold, key_for
+from training.ops.batchnorm import BatchNorm1d
 from training.ops.grouping import Patches
 from training.tokenizer.dvae import DVAE
 from training.tokenizer.train import TokenizerConfig
@@ -63,6 +64,7 @@ class Alignment(BaseModel):
     terms: tuple[Term, ...] = Field(("pi", "ip", "pp", "ii"), min_length=1)
     temperature: float = Field(0.07, gt=0)
     width: int = Field(512, gt=0, description="D, of heads and keys")
+    head_norm: bool = Field(False, description="batch norm in the heads, against a start in which all embeddings agree; not Point-BERT's")
     queue: int = Field(16384, ge=0, description="K, keys of each modality; at most a tenth of the objects is good")
     queue_start: Literal["counted", "noise"] = "counted"
     candidates: Literal["batch", "queue", "both"] = "both"
@@ -205,8 +207,10 @@ class _First(nn.Module):
         return x[:, : self.columns]
 
 
-def _head(width: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
+def _head(width: int, config: Alignment) -> nn.Sequential:
+    out = config.width
+    norm = (BatchNorm1d(out),) if config.head_norm else ()
+    return nn.Sequential(nn.Linear(width, out), *norm, nn.GELU(), nn.Linear(out, out))
 
 
 class CrossBert(Trained):
@@ -223,8 +227,8 @@ class CrossBert(Trained):
         self.encoder = PointTransformer(encoder)
         self.image_encoder = build_encoder(config.image)
         width, image_width = encoder.width, self.image_encoder.feature_dim
-        self.point_head = _head(width, alignment.width)
-        self.image_head = _head(image_width, alignment.width)
+        self.point_head = _head(width, alignment)
+        self.image_head = _head(image_width, alignment)
         self.adapter = nn.Identity() if image_width == width else nn.Linear(image_width, width)
         self.fusion = Fusion(config.fusion, width)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.zeros(width), std=0.02))
@@ -445,7 +449,7 @@ class CrossBert(Trained):
         if weights is not None:
             hidden = mixed_targets(shares, weights, omega)[mask]
         predicted = [fused, masked] if config.predict_from == "both" else [fused]
-        logits = [self.token_head(tokens[:, 1:][mask]).float() for tokens in predicted]
+        logits = [self._predict(tokens, mask) for tokens in predicted]
         sharpness = 0.1 if config.tokens == "momentum" else 1.0
         sums = torch.stack([-(hidden * (each / sharpness).log_softmax(-1)).sum() for each in logits]).mean()
         with torch.no_grad():
@@ -464,6 +468,11 @@ class CrossBert(Trained):
             }
         loss = gather(sums[None]).sum() / number.to(sums.dtype)
         return loss, {"loss_mcm": loss.detach(), **monitors}
+
+    def _predict(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Logits of the hidden patches alone, (H, V), of tokens (b, 1+G, C)."""
+        logits: Tensor = self.token_head(tokens[:, 1:][mask])
+        return logits.float()
 
     def _shares(self, patches: Patches, seen: dict[str, Tensor], fused: Tensor) -> tuple[Tensor, Tensor | None]:
         """P (b, G, V), without gradient, and W (b, G, G) where the targets are smoothed."""

@@ -3,10 +3,11 @@
     h  = point features ‖ coordinates (B, N, D + 3);  e = ReLU(BatchNorm(W_e h)) (B, N, E)              E = 1024
     g  = max over points of e ‖ mean over points of e ‖ embedding of the category (B, 2E + 64)
     logits = W₃ h₂ (B, N, L);  h₁ = dropout(ReLU(BatchNorm(W₁ (e ‖ g)))), h₂ = dropout(ReLU(BatchNorm(W₂ h₁)))     widths 512 and 256
-    loss = mean over the labelled points of the global batch of the cross-entropy over all L labels
+    loss = mean over the labelled points of the global batch of the cross-entropy over the labels of the category
 
-After Point-MAE's part segmentation, for any encoder with features of points; ours: the global vectors are of e instead of the encoder's
-own tokens, the category has a plain embedding, and dropout follows each hidden layer.
+After Point-MAE's part segmentation, for any encoder with features of points. Ours: the global vectors are of e instead of the encoder's
+own tokens, the category has a plain embedding, dropout follows each hidden layer, and the loss is over what is chosen from, the category's
+labels; `loss_over` "all" is the cross-entropy over all L labels, from which a head has to learn first which labels a category has.
 
 A label is a pair (category, part name) that a point of the training split has. A prediction is the arg-max within the category's labels.
 The IoU of a part that neither prediction nor truth has is 1. Instance mIoU: mean over shapes of the mean over the category's parts. Class
@@ -42,6 +43,7 @@ class PartsConfig(BaseModel):
     category: int = Field(default=64, ge=1, description="channels of the category's embedding")
     hidden: tuple[Width, ...] = Field(default=(512, 256), min_length=1)
     dropout: float = Field(default=0.5, ge=0, lt=1, description="after each hidden layer")
+    loss_over: Literal["category", "all"] = Field(default="category", description="labels that the loss chooses among")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -149,18 +151,25 @@ class Parts:
         out: Tensor = head(points, features, batch["category"], keys)
         return out
 
+    def inside(self, category: Tensor) -> Tensor:
+        """Which labels each item's category has: (B,) int64 to (B, 1, labels) bool."""
+        return (torch.from_numpy(self.owner).to(category.device)[None] == category[:, None])[:, None]
+
     def loss(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Of each item the sum over its labelled points (B,) and their number (B,)."""
-        smoothing = self.config.label_smoothing
-        loss = nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), batch["label"].flatten(), reduction="none", label_smoothing=smoothing, ignore_index=-1
-        )
-        return loss.view(batch["label"].shape).sum(1), (batch["label"] >= 0).float().sum(1)
+        label, smoothing = batch["label"], self.config.label_smoothing
+        inside = self.inside(batch["category"])
+        if self.config.loss_over == "all":
+            inside = torch.ones_like(inside)
+        log = logits.float().masked_fill(~inside, -torch.inf).log_softmax(-1)
+        loss = -log.gather(-1, label.clamp(min=0)[..., None]).squeeze(-1)
+        if smoothing:
+            loss = (1 - smoothing) * loss - smoothing * log.masked_fill(~inside, 0).sum(-1) / inside.sum(-1)
+        return torch.where(label >= 0, loss, 0).sum(1), (label >= 0).float().sum(1)
 
     def predict(self, logits: Tensor, category: Tensor) -> Tensor:
         """(B, N, labels) to labels (B, N): the arg-max within the category (B,) of each item."""
-        outside = torch.from_numpy(self.owner).to(logits.device)[None] != category[:, None]
-        return logits.masked_fill(outside[:, None], -torch.inf).argmax(-1)
+        return logits.masked_fill(~self.inside(category), -torch.inf).argmax(-1)
 
     def hits(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Of each item the number of points that are predicted right, (B,)."""

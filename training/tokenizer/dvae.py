@@ -149,6 +149,14 @@ class FoldingDecoder(nn.Module):
         )
         self.fold_in = nn.Linear(channels + 2 + 3, half)
         self.fold = nn.Sequential(BatchNorm1d(half), nn.ReLU(), nn.Linear(half, half), BatchNorm1d(half), nn.ReLU(), nn.Linear(half, 3))
+        # torch's initial weights shrink, layer by layer, what tells patches apart; with He's the decoder learns it at once (our choice).
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+        for last in (self.coarse[-1], self.fold[-1]):
+            assert isinstance(last, nn.Linear)
+            nn.init.normal_(last.weight, std=_SEED_REACH / math.sqrt(last.in_features))
         line = torch.tensor([-_SEED_REACH, _SEED_REACH])
         self.register_buffer("seeds", torch.cartesian_prod(line, line), persistent=False)
         self.seeds: Tensor

@@ -192,7 +192,7 @@ def train_tokenizer(
         children: dict[str, int] = {name: sum(p.numel() for p in child.parameters()) for name, child in module.dvae.named_children()}
         result = {
             **identity,
-            "tokenizer_fingerprint": figures["fingerprint"],
+            "fingerprint": figures["fingerprint"],
             "steps": done.steps,
             "steps_this_run": done.steps_here,
             "seconds_this_run": round(done.seconds, 3),

@@ -111,7 +111,8 @@ def test_gradients_reach_the_mask_token_and_every_weight_but_not_masked_offsets(
     patches.offsets.requires_grad_()
     encoder.tokens(patches, mask=mask, mask_token=token).sin().sum().backward()
     assert bool(token.grad.any())
-    assert all(bool(parameter.grad.any()) for name, parameter in encoder.named_parameters())
+    cancelled = {"embed.first.bias"}  # batch norm takes it out again
+    assert {name for name, parameter in encoder.named_parameters() if not parameter.grad.any()} <= cancelled
     assert torch.equal(patches.offsets.grad.flatten(2).any(-1), ~mask)
 
 

@@ -1,5 +1,7 @@
 """Part segmentation: IoU by hand and by loops, predictions within the category, labels by name, and the head as its formula."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -68,14 +70,30 @@ def test_prediction_is_the_best_label_of_the_category_even_where_another_is_high
     assert CUP.predict(logits, torch.tensor([0, 1])).tolist() == [[1], [3]]
 
 
-def test_loss_is_over_labelled_points_and_all_labels() -> None:
+@pytest.mark.parametrize("loss_over", ["category", "all"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_loss_is_over_labelled_points_and_the_labels_of_the_category(loss_over: str, smoothing: float) -> None:
     generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(2, 4, 5, generator=generator)
-    label = torch.tensor([[0, 1, -1, 1], [-1, -1, -1, 4]])
-    loss, weight = CUP.loss(logits, {"label": label})
-    expected = [-sum(torch.log_softmax(logits[i, n], 0)[label[i, n]] for n in range(4) if label[i, n] >= 0) for i in range(2)]
-    torch.testing.assert_close(loss, torch.stack([torch.as_tensor(value) for value in expected]))
-    assert weight.tolist() == [3, 1]
+    logits = torch.randn(3, 4, 5, generator=generator, requires_grad=True)
+    label, category = torch.tensor([[0, 1, -1, 1], [-1, -1, -1, 4], [-1, -1, -1, -1]]), torch.tensor([0, 1, 1])
+    config = PartsConfig.model_validate({"loss_over": loss_over, "label_smoothing": smoothing})
+    loss, weight = replace(CUP, config=config).loss(logits, {"label": label, "category": category})
+    for i in range(3):
+        own = [0, 1] if category[i] == 0 else [2, 3, 4]
+        own = own if loss_over == "category" else list(range(5))
+        expected = 0.0
+        for n in range(4):
+            if label[i, n] >= 0:
+                p = torch.exp(logits.detach()[i, n, own]) / torch.exp(logits.detach()[i, n, own]).sum()
+                target = [(1 - smoothing) * (label[i, n] == k) + smoothing / len(own) for k in own]
+                expected -= sum(float(t) * float(torch.log(q)) for t, q in zip(target, p, strict=True))
+        assert float(loss.detach()[i]) == pytest.approx(expected, rel=1e-5)
+    assert weight.tolist() == [3, 1, 0]
+    loss.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert not logits.grad[2].any()
+    assert bool(logits.grad[0, 0, 2:].any()) == (loss_over == "all")
 
 
 def test_labels_follow_names_whatever_number_a_sample_gives_them(parts_dataset: str) -> None:
