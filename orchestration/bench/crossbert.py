@@ -2,7 +2,7 @@
 
 Plain is what a reader of the papers would write: attention as softmax(Q Kᵀ) V, Chamfer distances from the matrix of all pairs, farthest
 points in a loop, neighbours by cdist and topk, the patch network and the graph networks with their concatenations as tensors, the token
-head on every patch before the hidden ones are picked, every token through every block, each momentum pass on its own. Weights, draws and
+head on every patch before the hidden ones are picked, every token through every block. Weights, draws and
 results are the same up to rounding: `plain` swaps the functions below for the project's while it is open.
 
 Ratios and memory are `orchestration.bench.train`'s. On CUDA each step is measured in bfloat16 too, with its matrix products' rate as a
@@ -28,6 +28,7 @@ from training.distributed import World
 from training.encoders import PointTransformer, PointTransformerConfig, ViTConfig, fusion, transformer
 from training.encoders.fusion import FusionConfig
 from training.encoders.patch_pointnet import PatchPointNet
+from training.encoders.vit import ViT
 from training.loop import OptimizerConfig, Precision, Trained, make_optimizer, step_once
 from training.noise import key_for
 from training.objectives.crossbert import Alignment, CrossBert, CrossBertConfig
@@ -165,7 +166,8 @@ def plain() -> Iterator[None]:
         (grouping, "farthest_points", _farthest_points),
         (grouping, "nearest", _nearest),
         (grouping, "gather_rows", _gather_rows),
-        (CrossBert, "_teach", _teach),
+        (PointTransformer, "cls", _cls),
+        (ViT, "forward", _image_cls),
         (CrossBert, "_predict", _predict),
     ]
     with ExitStack() as stack:
@@ -242,15 +244,12 @@ def _folding_decoder(self: FoldingDecoder, h: Tensor) -> tuple[Tensor, Tensor]:
     return coarse, centre + joined.transpose(1, 2)
 
 
-def _teach(self: CrossBert, batch: dict[str, Tensor], patches: Patches) -> dict[str, Tensor]:
-    copies: Any = self.teacher
-    found: dict[str, Tensor] = {}
-    for view in "ab":
-        seen = patches if view == "a" else copies["encoder"].patch(batch["points_b"])
-        found[f"points_{view}"] = copies["encoder"].tokens(seen)
-        found[f"images_{view}"] = copies["image_encoder"].tokens(batch[f"image_{view}"])
-    found["fused"] = copies["fusion"](found["points_a"], patches.centres, copies["adapter"](found["images_a"]))
-    return found
+def _cls(self: PointTransformer, patches: Patches, keys: Tensor | None = None) -> Tensor:
+    return self.tokens(patches, keys)[:, 0]
+
+
+def _image_cls(self: ViT, images: Tensor, keys: Tensor | None = None) -> Tensor:
+    return self.tokens(images, keys)[:, 0]
 
 
 def _predict(self: CrossBert, tokens: Tensor, mask: Tensor) -> Tensor:

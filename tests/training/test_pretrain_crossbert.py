@@ -82,9 +82,14 @@ def test_killed_and_started_again_ends_with_queues_copies_and_weights_of_the_one
     assert not [name for name in first if not torch.equal(first[name], second[name])]
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"modelling": {"weight": 0.0}}, {"alignment": {"weight": 0.0}}], ids=["both", "alignment", "modelling"]
-)
+ARMS: dict[str, dict[str, Any]] = {
+    "both": {},
+    "alignment": {"modelling": {"weight": 0.0}, "alignment": {"keys": "online", "head_norm": True}},
+    "modelling": {"alignment": {"weight": 0.0}},
+}
+
+
+@pytest.mark.parametrize("changes", ARMS.values(), ids=list(ARMS))
 def test_two_workers_are_one(changes: dict[str, Any], small_dataset: str, tokenizer: str, tmp_path: Path) -> None:
     # two steps of 12: the second meets a filled queue and moved copies
     fit = {"epochs": 1, "batch": 12, "seed": 3, "optimizer": {"lr": 1e-5}}

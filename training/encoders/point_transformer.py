@@ -94,6 +94,10 @@ class PointTransformer(nn.Module):
         last = len(self.blocks)
         return self._levels(self._embedded(patches, mask, mask_token), patches.centres, keys, (last,))[0]
 
+    def cls(self, patches: Patches, keys: Tensor | None = None) -> Tensor:
+        """The first of the `tokens` alone, (B, C), at less than their cost."""
+        return self._levels(self._embedded(patches, None, None), patches.centres, keys, (len(self.blocks),), first=1)[0][:, 0]
+
     def point_features(self, points: Tensor, keys: Tensor | None = None) -> Tensor:
         """Features of every point: (B, N, 3) -> (B, N, point_dim)."""
         patches = self.patch(points)
@@ -116,12 +120,15 @@ class PointTransformer(nn.Module):
         everywhere = mask_token.to(embedded.dtype).expand(clouds * groups, -1)
         return everywhere.index_copy(0, visible, embedded).view(clouds, groups, -1)
 
-    def _levels(self, embedded: Tensor, centres: Tensor, keys: Tensor | None, levels: tuple[int, ...]) -> list[Tensor]:
+    def _levels(
+        self, embedded: Tensor, centres: Tensor, keys: Tensor | None, levels: tuple[int, ...], first: int | None = None
+    ) -> list[Tensor]:
+        """The tokens of each level; `first`: that many of the last level's."""
         position = torch.cat([self.cls_position.expand(len(centres), -1, -1), self.position(centres)], dim=1)
         x = torch.cat([self.cls_token.expand(len(centres), -1, -1), embedded], dim=1)
         outputs = []
         for number, block in enumerate(self.blocks[: levels[-1]], start=1):
-            x = block(x + position, keys)
+            x = block(x + position, keys, first if number == levels[-1] else None)
             if number in levels:
                 outputs.append(self.norm(x))
         return outputs

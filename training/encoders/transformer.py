@@ -52,7 +52,7 @@ def learned(*shape: int) -> nn.Parameter:
 
 
 class Attention(nn.Module):
-    """Self-attention of (B, L, C)."""
+    """Self-attention of (B, L, C); with `first` only that many of its rows come out, at what these rows alone take."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -60,8 +60,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
+        if first is None:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+        else:
+            of_query, of_others = self.qkv.weight.tensor_split([self.qkv.in_features])
+            q = nn.functional.linear(x[:, :first], of_query)
+            k, v = nn.functional.linear(x, of_others).chunk(2, dim=-1)
         out: Tensor = self.out(attend(q, k, v, self.heads))
         return out
 
@@ -70,7 +75,7 @@ class Block(nn.Module):
     """Attention and feed-forward, each with its residual: (B, L, C) -> (B, L, C).
 
     `number` is the block's place in its network: its branches draw from the streams 2·number and 2·number + 1 of a sample's key. Nothing is
-    dropped without keys (B,) int64, or in eval mode.
+    dropped without keys (B,) int64, or in eval mode. With `first` only that many rows of the output are computed.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float, number: int = 0) -> None:
@@ -82,12 +87,12 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = feed_forward(width, mlp_ratio)
 
-    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        return self.fed(self.attended(x, keys), keys)
+    def forward(self, x: Tensor, keys: Tensor | None = None, first: int | None = None) -> Tensor:
+        return self.fed(self.attended(x, keys, first), keys)
 
-    def attended(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+    def attended(self, x: Tensor, keys: Tensor | None = None, first: int | None = None) -> Tensor:
         """The block's first half."""
-        return x + self._dropped(self.attention(self.norm1(x)), keys, 0)
+        return x[:, :first] + self._dropped(self.attention(self.norm1(x), first), keys, 0)
 
     def fed(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """The block's second half."""

@@ -57,6 +57,10 @@ class ViT(nn.Module):
 
     def tokens(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
         """Tokens after the final norm, CLS first: (B, 1 + P, C). Raises ValueError for images of another size."""
+        return self._tokens(images, keys, None)
+
+    def _tokens(self, images: Tensor, keys: Tensor | None, first: int | None) -> Tensor:
+        """All tokens, or the first ones alone."""
         side, patch = self.config.size, self.config.patch
         if images.shape[1:] != (3, side, side):
             raise ValueError(
@@ -65,10 +69,12 @@ class ViT(nn.Module):
             )
         pixels = nn.functional.unfold(images, patch, stride=patch).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), self.embed(pixels)], dim=1) + self.positions
-        for block in self.blocks:
+        *others, last = self.blocks
+        for block in others:
             x = block(x, keys)
+        x = last(x, keys, first)
         out: Tensor = self.norm(x)
         return out
 
     def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
-        return self.tokens(images, keys)[:, 0]
+        return self._tokens(images, keys, first=1)[:, 0]

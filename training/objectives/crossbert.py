@@ -22,6 +22,7 @@ After each step the momentum copies move and the keys of the global batch enter 
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -65,6 +66,9 @@ class Alignment(BaseModel):
     temperature: float = Field(0.07, gt=0)
     width: int = Field(512, gt=0, description="D, of heads and keys")
     head_norm: bool = Field(False, description="batch norm in the heads, against a start in which all embeddings agree; not Point-BERT's")
+    keys: Literal["momentum", "online"] = Field(
+        "momentum", description="who makes the batch's keys: the momentum copies, or the trained networks, whose keys take gradient too"
+    )
     queue: int = Field(16384, ge=0, description="K, keys of each modality; at most a tenth of the objects is good")
     queue_start: Literal["counted", "noise"] = "counted"
     candidates: Literal["batch", "queue", "both"] = "both"
@@ -261,7 +265,8 @@ class CrossBert(Trained):
     def _freeze_unused(self) -> None:
         """Takes what no loss reaches out of the optimiser, so that several workers need not look for it at each step."""
         alignment, modelling = self.config.alignment, self.config.modelling
-        queries = {term[0] for term in alignment.terms} if alignment.weight else set()
+        sides = 2 if alignment.keys == "online" else 1  # of a term's two modalities, those that take gradient
+        queries = set("".join(term[:sides] for term in alignment.terms)) if alignment.weight else set()
         fused = bool(modelling.weight) and modelling.predict_from != "point"
         uses_images = fused and self.config.fusion.mode != "none"
         contrasted = "i" in queries
@@ -305,20 +310,26 @@ class CrossBert(Trained):
         keys = batch["noise"]
         patches = self.encoder.patch(batch["points_a"])
         mask = draw_mask(self.config.mask, patches.centres, fold(keys, 0))
-        images = batch["image_a"].new_zeros(len(keys), 1, 1)
-        if self._sees_images:
-            images = self.image_encoder.tokens(batch["image_a"], fold(keys, 1))
         with torch.no_grad():
             seen = self._teach(batch, patches)
+        online = bool(alignment.weight) and alignment.keys == "online"
+        images = batch["image_a"].new_zeros(len(keys), 1, 1)
+        if online:
+            pictures, streams = torch.cat([batch["image_a"], batch["image_b"]]), torch.cat([fold(keys, 1), fold(keys, 5)])
+            images, seen["images_b"] = self.image_encoder.tokens(pictures, streams).chunk(2)
+        elif self._sees_images:
+            images = self.image_encoder.tokens(batch["image_a"], fold(keys, 1))
         masked = None
         if modelling.weight or alignment.points == "masked":
             masked = self.encoder.tokens(patches, fold(keys, 2), mask, self.mask_token)
         losses: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         if alignment.weight:
-            points = masked if alignment.points == "masked" else self.encoder.tokens(patches, fold(keys, 3))
-            assert points is not None
-            loss, found = self._align(points[:, 0], images[:, 0], seen, batch["id"])
+            points = self._cls(batch, patches)
+            if online:
+                seen["points_b"] = points["b"][:, None]
+            query = points["a"] if masked is None or "a" in points else masked[:, 0]
+            loss, found = self._align(query, images[:, 0], seen, batch["id"])
             losses.append(alignment.weight * loss)
             terms |= found
         if modelling.weight:
@@ -335,8 +346,20 @@ class CrossBert(Trained):
             queue.enqueue(keys, ids)
         self._fresh = []
 
+    def _cls(self, batch: dict[str, Tensor], patches: Patches) -> dict[str, Tensor]:
+        """CLS tokens (b, C) of the views that the trained encoder sees whole, in one batch, so that they share batch statistics."""
+        config = self.config.alignment
+        views = {"a": patches} if config.points == "full" else {}
+        if config.keys == "online":
+            views["b"] = self.encoder.patch(batch["points_b"])
+        if not views:
+            return {}
+        whole = Patches(torch.cat([p.centres for p in views.values()]), torch.cat([p.offsets for p in views.values()]))
+        keys = torch.cat([fold(batch["noise"], 3 if view == "a" else 6) for view in views])
+        return dict(zip(views, self.encoder.cls(whole, keys).chunk(len(views)), strict=True))
+
     def _teach(self, batch: dict[str, Tensor], patches: Patches) -> dict[str, Tensor]:
-        """What the momentum copies see: tokens of both views, points_a, points_b, images_a, images_b, as far as they are needed."""
+        """What the momentum copies see, as far as it is needed: tokens of points_a and images_a, the CLS tokens of points_b and images_b."""
         alignment, modelling = self.config.alignment, self.config.modelling
         smoothed = bool(modelling.weight) and (
             modelling.tokens == "momentum" or (modelling.choice == "smoothed" and modelling.refine_from != "student")
@@ -344,16 +367,14 @@ class CrossBert(Trained):
         fused = smoothed and (modelling.refine_from == "teacher_ice" or modelling.tokens == "momentum")
         own = bool(alignment.weight) and (alignment.cross_keys == "a" or alignment.soft_targets > 0 or alignment.fused)
         found: dict[str, Tensor] = {}
-        views = [view for view, needed in (("a", smoothed or own), ("b", bool(alignment.weight))) if needed]
-        if views:
-            encoder = self._copy("encoder")
-            seen = [patches if view == "a" else encoder.patch(batch[f"points_{view}"]) for view in views]
-            both = Patches(torch.cat([p.centres for p in seen]), torch.cat([p.offsets for p in seen]))
-            found |= dict(zip([f"points_{v}" for v in views], encoder.tokens(both).chunk(len(views)), strict=True))
-        views = [view for view, needed in (("a", fused or own), ("b", bool(alignment.weight))) if needed]
-        if views:
-            tokens = self._copy("image_encoder").tokens(torch.cat([batch[f"image_{view}"] for view in views]))
-            found |= dict(zip([f"images_{v}" for v in views], tokens.chunk(len(views)), strict=True))
+        encoder, image_encoder = self._copy("encoder"), self._copy("image_encoder")
+        if smoothed or own:
+            found["points_a"] = encoder.tokens(patches)
+        if fused or own:
+            found["images_a"] = image_encoder.tokens(batch["image_a"])
+        if alignment.weight and alignment.keys == "momentum":
+            found["points_b"] = encoder.cls(encoder.patch(batch["points_b"]))[:, None]
+            found["images_b"] = image_encoder(batch["image_b"])[:, None]
         if fused or (bool(alignment.weight) and alignment.fused):
             found["fused"] = self._copy("fusion")(found["points_a"], patches.centres, self._copy("adapter")(found["images_a"]))
         return found
@@ -364,13 +385,18 @@ class CrossBert(Trained):
         queries = {"p": _unit(self.point_head(points)), "i": _unit(self.image_head(images))}
         heads = {"p": self._copy("point_head"), "i": self._copy("image_head")}
         tokens = {"p": "points", "i": "images"}
-        with torch.no_grad():
-            # (b, D) by modality and view; X^b's serve as keys and go into the queues
-            local = {(m, v): _unit(heads[m](seen[f"{tokens[m]}_{v}"][:, 0])) for m in "pi" for v in "ab" if f"{tokens[m]}_{v}" in seen}
-            everywhere = {name: gather(keys) for name, keys in local.items()}
-            all_ids = gather(ids)
+        # (b, D) by modality and view; those of view b go into the queues
+        local: dict[tuple[str, str], Tensor] = {}
+        for m, v in itertools.product("pi", "ab"):
+            if f"{tokens[m]}_{v}" in seen:
+                trained = v == "b" and config.keys == "online"
+                head = self.get_submodule(f"{'point' if m == 'p' else 'image'}_head") if trained else heads[m]
+                with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+                    local[m, v] = _unit(head(seen[f"{tokens[m]}_{v}"][:, 0]))
+        everywhere = {name: gather(keys) for name, keys in local.items()}
+        all_ids = gather(ids)
         queues = {"p": self.point_queue, "i": self.image_queue}
-        self._fresh = [(queues[m], everywhere[m, "b"], all_ids) for m in "pi"] if config.queue and self.training else []
+        self._fresh = [(queues[m], everywhere[m, "b"].detach(), all_ids) for m in "pi"] if config.queue and self.training else []
         losses: dict[str, Tensor] = {}
         for term in config.terms:
             x, y = term

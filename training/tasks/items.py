@@ -50,7 +50,7 @@ def divide(
     else:
         chosen = _share(dataset, pool, contents, "validation", validation, spare=1)
         held, details = pool[np.isin(contents[pool], contents[chosen])], {}
-    learn = pool[~np.isin(contents[pool], contents[held])]
+    learn = np.setdiff1d(pool, held)
     labelled = _share(dataset, learn, contents, f"labels/{seed}", labels, least=1)
     test, more = _fresh(dataset, test, classes, contents, np.concatenate([contents[train], contents[held]]), "test")
     details |= more | {"labelled_items": len(labelled), "unlabelled_items": len(learn) - len(labelled), "validation_items": len(held)}

@@ -27,6 +27,7 @@ from training.encoders.patch_pointnet import PatchPointNet
 from training.noise import fold, uniforms
 from training.ops.batchnorm import BatchNorm1d
 from training.ops.grouping import Patches, gather_rows, make_patches, nearest
+from training.ops.norm_relu import norm_relu
 
 _NORM_GROUPS = 4
 _SLOPE = 0.2
@@ -167,10 +168,12 @@ class FoldingDecoder(nn.Module):
         coarse = coarse.to(torch.promote_types(coarse.dtype, torch.float32)).view(rows, -1, 3)
         # The layer's product with [h, seed, coarse point], each part at the number of rows that it has.
         of_h, of_seed, of_point = torch.split(self.fold_in.weight, [h.shape[1], 2, 3], dim=1)
-        joined = F.linear(h, of_h, self.fold_in.bias)[:, None] + F.linear(coarse, of_point)
-        joined = joined[:, :, None] + F.linear(self.seeds.to(h.dtype), of_seed)
-        moves = self.fold(joined.flatten(0, 2)).view(rows, -1, 4, 3)
-        return coarse, (coarse[:, :, None] + moves).flatten(1, 2)
+        joined = (F.linear(coarse, of_point)[:, :, None] + F.linear(self.seeds.to(h.dtype), of_seed)).flatten(1, 2)
+        norm1, _, linear, norm2, _, last = self.fold
+        assert isinstance(norm1, BatchNorm1d) and isinstance(norm2, BatchNorm1d)
+        joined = norm_relu(joined, norm1, F.linear(h, of_h, self.fold_in.bias))
+        moves = last(norm_relu(linear(joined), norm2))
+        return coarse, (coarse[:, :, None] + moves.view(rows, -1, 4, 3)).flatten(1, 2)
 
 
 @dataclass(frozen=True)
@@ -216,17 +219,26 @@ class DVAE(nn.Module):
         """The token of each patch: the largest logit's, (B, G) int64."""
         return self.logits(patches).argmax(-1)
 
-    def forward(self, patches: Patches, temperature: float, keys: Tensor, hard: bool = False) -> Reconstruction:
-        """Through tokens drawn with the Gumbel noise of keys (B,) int64; `hard`: one token each, with the soft one's gradient."""
+    def forward(
+        self, patches: Patches, temperature: float, keys: Tensor, hard: bool = False, labels: Tensor | None = None
+    ) -> Reconstruction:
+        """Through tokens drawn with the Gumbel noise of keys (B,) int64; `hard`: one token each, with the soft one's gradient.
+
+        labels (B, G) int64, where given, are decoded in the place of what is drawn.
+        """
         graph = self._graph(patches)
         logits = self._logits(patches, graph)
-        return self._decode(logits, gumbel_softmax(logits, temperature, keys, hard), graph)
+        choice = gumbel_softmax(logits, temperature, keys, hard) if labels is None else self._one_hot(labels)
+        return self._decode(logits, choice, graph)
 
     def reconstruct(self, patches: Patches) -> Reconstruction:
         """Through the patches' labels, without noise."""
         graph = self._graph(patches)
         logits = self._logits(patches, graph)
-        return self._decode(logits, F.one_hot(logits.argmax(-1), self.config.vocabulary).to(logits.dtype), graph)
+        return self._decode(logits, self._one_hot(logits.argmax(-1)), graph)
+
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        return F.one_hot(labels, self.config.vocabulary).to(self.codebook.dtype)
 
     def _graph(self, patches: Patches) -> Graph:
         return Graph.of(patches.centres, self.config.k)

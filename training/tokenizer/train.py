@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
@@ -38,7 +39,7 @@ from training.noise import key_for
 from training.ops.batchnorm import sum_over_ranks
 from training.ops.chamfer import chamfer_l1
 from training.tokenizer.dvae import DVAE, DVAEConfig, mean_log_distribution, uniformity
-from training.tokenizer.judge import JudgeConfig, judge, perplexity
+from training.tokenizer.judge import JudgeConfig, by_content, cross_chamfer, judge, patch_codes, perplexity
 
 FORMAT = 1
 
@@ -63,6 +64,8 @@ class TokenizerConfig(BaseModel):
     kl_over: Literal["cloud", "batch"] = Field("cloud", description="whose mean distribution q̄ is; the release's is a cloud's")
     kl_from: float = Field(0.05, ge=0, le=1, description="share of the run")
     kl_until: float = Field(0.56, gt=0, le=1, description="share of the run")
+    guided: float = Field(0.0, ge=0, lt=1, description="share of the run in which tokens are taught by k-means patches; 0: the release")
+    guide_weight: float = Field(0.05, gt=0, description="of the cross entropy with the guide; falls to 0 in as long again")
     hard: bool = Field(False, description="one token a patch in training too, with the soft choice's gradient")
     split: str = "train"
     held_out: float = Field(0.1, gt=0, lt=1, description="share of `split`, by content, kept for validation where there is no split val")
@@ -95,13 +98,22 @@ class Tokenizing(Trained):
         super().__init__()
         self.config = config
         self.dvae = DVAE(config.model)
+        guides = config.model.vocabulary if config.guided else 0
+        self.register_buffer("guide_patches", torch.zeros(guides, config.model.group_size, 3))
+        self.guide_patches: Tensor
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Terms: both losses, the temperature, `perplexity` of the batch's mean soft distribution, `codes_used`, the share of labels."""
         tau = temperature(self.config, self.progress)
         patches = self.dvae.patch(batch["points"])
-        made = self.dvae(patches, tau, batch["noise"], self.config.hard)
         wanted = patches.offsets.flatten(0, 1)
+        guide_weight = self.config.guide_weight * (1 - ramp(self.progress, self.config.guided, 2 * self.config.guided))
+        guide = None
+        if self.config.guided and guide_weight > 0:
+            with torch.no_grad():
+                guide = cross_chamfer(wanted, self.guide_patches).argmin(1).view(patches.centres.shape[:2])
+        guided = self.progress < self.config.guided
+        made = self.dvae(patches, tau, batch["noise"], self.config.hard, guide if guided else None)
         apart = chamfer_l1(made.coarse.flatten(0, 1), wanted) + chamfer_l1(made.fine.flatten(0, 1), wanted)
         reconstruction = gather(apart.view(patches.centres.shape[:2]).mean(1)).mean()
         usage_log = gather(mean_log_distribution(made.logits))
@@ -109,6 +121,11 @@ class Tokenizing(Trained):
             usage_log = (usage_log.logsumexp(0) - math.log(len(usage_log)))[None]
         divergence = uniformity(usage_log).mean()
         loss = reconstruction + kl_weight(self.config, self.progress) * divergence
+        extra = {}
+        if guide is not None:
+            missed = gather(F.cross_entropy(made.logits.flatten(0, 1), guide.flatten(), reduction="none").view(guide.shape).mean(1)).mean()
+            loss = loss + guide_weight * missed
+            extra = {"loss_guide": missed.detach()}
         with torch.no_grad():
             usage = sum_over_ranks(made.logits.softmax(-1).flatten(0, 1).sum(0))
             labels = sum_over_ranks(torch.bincount(made.logits.argmax(-1).flatten(), minlength=len(usage)))
@@ -118,6 +135,7 @@ class Tokenizing(Trained):
                 "temperature": torch.tensor(tau),
                 "perplexity": perplexity(usage),
                 "codes_used": (labels > 0).float().mean(),
+                **extra,
             }
         return loss, terms
 
@@ -161,6 +179,27 @@ def _prepare(augment: PointAugment, dataset: Dataset, seed: int, index: int, epo
     }
 
 
+def set_guide(module: Tokenizing, dataset: Dataset, training: NDArray[np.int64], device: torch.device) -> None:
+    """Gives the module k-means patches of augmented training clouds, and tokens' vectors that are alike where those patches are.
+
+    A token's vector starts as random Fourier features of its patch, averaged over the patch's points, standardised over tokens. For short
+    runs, and our own: from random weights, tokens say too little about their patches for the decoder to listen to them.
+    """
+    config = module.config
+    seed, generator = config.fit.seed, torch.Generator().manual_seed(config.fit.seed)
+    chosen = by_content(dataset, training)[: max(1, config.judge.patches // config.model.groups)]
+    clouds = np.stack([_prepare(config.augment, dataset, seed, int(index), 0)["points"] for index in chosen])
+    patches = torch.cat([module.dvae.patch(part).offsets.flatten(0, 1) for part in torch.split(torch.from_numpy(clouds), 32)])
+    start = patches[torch.randperm(len(patches), generator=generator)[torch.arange(config.model.vocabulary) % len(patches)]]
+    found = patch_codes(patches.to(device), start.to(device), config.judge.steps, config.judge.batch, generator).cpu()
+    waves = torch.randn(3, config.model.codebook, generator=generator) * (1.5 / found.norm(dim=-1).mean())
+    phases = 2 * math.pi * torch.rand(config.model.codebook, generator=generator)
+    features = torch.cos(found @ waves + phases).mean(1)
+    module.guide_patches.copy_(found)
+    with torch.no_grad():
+        module.dvae.codebook.copy_((features - features.mean(0)) / features.std(0))
+
+
 def train_tokenizer(
     config: TokenizerConfig, dataset: Dataset, folder: Path, world: World, place: Place, given: Path | None = None
 ) -> dict[str, Any]:
@@ -175,6 +214,8 @@ def train_tokenizer(
     module = fresh(config)
     began = time.time()
     prepare = functools.partial(_prepare, config.augment, dataset, config.fit.seed)
+    if config.guided:
+        set_guide(module, dataset, training, world.device)
     done = fit(module, prepare, training, config.fit, folder, identity, world, place)
     evidence = folder / "evidence"
     if world.leads:
@@ -228,13 +269,14 @@ def check_alive(config: TokenizerConfig, figures: dict[str, Any]) -> None:
         raise TrainingError(
             f"The tokenizer collapsed: its labels have a perplexity of {used['perplexity']:.1f}, below {floor:.1f} (min_perplexity × the "
             f"vocabulary of {config.model.vocabulary}), with {used['codes_used']} tokens in use: raise kl_weight or the last temperature, "
-            "change the learning rate, make the vocabulary smaller, or set gate to false."
+            "change the learning rate, make the vocabulary smaller, guide a larger share of the run (guided), or set gate to false."
         )
     fine, fixed = held["chamfer_fine"], held["chamfer_fixed_patch"]
     if fine >= fixed:
         raise TrainingError(
             f"The tokenizer reconstructs no better than one fixed patch: a Chamfer distance of {fine:.5f} against {fixed:.5f} on "
-            "validation clouds: train longer, lower kl_weight, change the learning rate, or set gate to false."
+            "validation clouds: train longer, guide a share of the run (guided), lower kl_weight, change the learning rate, or set gate "
+            "to false."
         )
 
 

@@ -43,6 +43,21 @@ def test_without_queue_and_with_one_view_each_term_is_in_batch_info_nce() -> Non
     assert float(loss.detach()) == pytest.approx((wanted["pi"] + wanted["ip"]) / 2 + (wanted["pp"] + wanted["ii"]) / 2, abs=1e-5)
 
 
+def test_online_keys_are_the_trained_networks_own_and_take_gradient() -> None:
+    still = {"encoder": {"drop_path": 0.0}, "image": {"drop_path": 0.0}}
+    one = module(alignment={"queue": 0, "keys": "online", "terms": ["pi"]}, modelling={"weight": 0.0}, **still)
+    data = batch()
+    loss, _ = one(data)
+    loss.backward()
+    both = Patches(*(torch.cat([getattr(one.encoder.patch(data[f"points_{v}"]), part) for v in "ab"]) for part in ("centres", "offsets")))
+    points = functional.normalize(one.point_head(one.encoder.tokens(both)[:6, 0]), dim=1)
+    images = functional.normalize(one.image_head(one.image_encoder.tokens(data["image_b"])[:, 0]), dim=1)
+    wanted = functional.cross_entropy(points @ images.T / 0.1, torch.arange(6))
+    assert float(loss.detach()) == pytest.approx(float(wanted.detach()), abs=1e-5)
+    (gradient,) = torch.autograd.grad(wanted, one.image_encoder.embed.weight)
+    torch.testing.assert_close(one.image_encoder.embed.weight.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
 def test_random_directions_cost_the_log_of_the_candidates_and_half_the_variance_of_their_scores() -> None:
     generator = torch.Generator().manual_seed(0)
     width, n, temperature = 256, 4096, 0.1
@@ -268,6 +283,8 @@ def test_no_gradient_reaches_copies_or_tokenizer_and_the_optimiser_has_neither()
         {"alignment": {"weight": 0.0}},
         {"alignment": {"terms": ["pi"], "candidates": "queue", "cross_keys": "a"}},
         {"alignment": {"fused": True, "queue_start": "noise"}},
+        {"alignment": {"keys": "online", "head_norm": True}},
+        {"alignment": {"keys": "online", "points": "masked", "terms": ["pi", "ip"]}},
         {"modelling": {"predict_from": "point", "refine_from": "teacher_point"}, "alignment": {"weight": 0.0}},
         {"modelling": {"predict_from": "both", "refine_from": "student", "target_grad": True}},
         {"modelling": {"tokens": "momentum"}},

@@ -70,32 +70,40 @@ def test_the_choice_is_one_of_contents_not_of_names(written) -> None:  # type: i
     assert contents(first, ours.validation) == contents(other, theirs.validation)
 
 
+def with_contents(dataset: Dataset, contents: list[str]) -> Dataset:
+    dataset.table = dataset.table.set_column(dataset.table.schema.get_field_index("sha256"), "sha256", [contents])
+    return dataset
+
+
 def test_one_content_is_on_one_side_only(shelf: Dataset) -> None:
     train, test = shelf.indices("train"), shelf.indices("test")
     contents = shelf.table["sha256"].to_pylist()
     for i in range(10):  # the first ten of class a are five assets, each there twice; one of them is in the test split too
         contents[train[i]] = f"twin{i // 2}"
     contents[test[0]] = "twin0"
-    position = shelf.table.schema.get_field_index("sha256")
-    shelf.table = shelf.table.set_column(position, "sha256", [contents])
-    for labels in (1.0, 0.4):
-        items = divided(shelf, validation=0.4, labels=labels)
-        sides = [{contents[i] for i in side} for side in (items.labelled, items.validation, items.test)]
-        assert not sides[0] & sides[1]
-        assert not sides[0] & sides[2]
-        assert not sides[1] & sides[2]
-        assert "twin0" not in sides[2]
+    with_contents(shelf, contents)
+    for validation, labels in ((0.0, 1.0), (0.4, 1.0), (0.4, 0.4)):
+        items = divided(shelf, validation=validation, labels=labels)
+        learned, held, tested = ({contents[i] for i in side} for side in (items.labelled, items.validation, items.test))
+        assert not learned & held
+        assert not tested & (learned | held)
+        assert test[0] not in items.test
         assert items.details["test_items_seen_before"] == 1
     twins = [contents[i] for i in divided(shelf, validation=0.4).labelled if contents[i].startswith("twin")]
     assert all(twins.count(name) == 2 for name in twins)
 
 
-def test_a_validation_split_is_used_as_it_is(written) -> None:  # type: ignore[no-untyped-def]
+def test_a_validation_split_is_used_but_for_what_training_has(written) -> None:  # type: ignore[no-untyped-def]
     dataset = Dataset.open(written([f"{split}/a/{split}{i}" for split in SPLITS for i in range(5)]))
+    train, held, test = (dataset.indices(name) for name in SPLITS)
     items = divided(dataset)
-    assert items.labelled.tolist() == dataset.indices("train").tolist()
-    assert items.validation.tolist() == dataset.indices("val").tolist()
-    assert items.test.tolist() == dataset.indices("test").tolist()
+    assert [side.tolist() for side in (items.labelled, items.validation, items.test)] == [train.tolist(), held.tolist(), test.tolist()]
+    contents = dataset.table["sha256"].to_pylist()
+    contents[held[0]], contents[test[1]] = contents[train[0]], contents[held[2]]
+    items = divided(with_contents(dataset, contents))
+    assert items.labelled.tolist() == train.tolist()
+    assert items.validation.tolist() == held[1:].tolist()
+    assert items.test.tolist() == np.delete(test, 1).tolist()
 
 
 def test_no_validation_share_holds_nothing_out(shelf: Dataset) -> None:

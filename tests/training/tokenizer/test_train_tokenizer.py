@@ -18,8 +18,10 @@ from training.distributed import World
 from training.files import FileError
 from training.journal import curves
 from training.loop import TrainingError
+from training.ops.grouping import Patches
+from training.tokenizer.dvae import Reconstruction
 from training.tokenizer.judge import cross_chamfer, patch_codes, perplexity, to_nearest
-from training.tokenizer.train import TokenizerConfig, divide, fresh, kl_weight, load_tokenizer, temperature
+from training.tokenizer.train import TokenizerConfig, Tokenizing, divide, fresh, kl_weight, load_tokenizer, temperature
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +55,18 @@ def chamfer(a: Tensor, b: Tensor) -> float:
     return sum(sum(way) / len(way) for way in ways) / 2
 
 
+def reconstruction_error(made: Reconstruction, patches: Patches) -> float:
+    pairs = list(itertools.product(*map(range, patches.centres.shape[:2])))
+    return sum(chamfer(points[c, g], patches.offsets[c, g]) for c, g in pairs for points in (made.coarse, made.fine)) / len(pairs)
+
+
 def test_the_loss_is_that_of_the_formula() -> None:
     module = fresh(TokenizerConfig.model_validate(CONFIG))
     module.progress = 0.3
     batch = {"points": torch.randn(3, 64, 3, generator=torch.Generator().manual_seed(1)), "noise": torch.tensor([3, 4, 5])}
     patches = module.dvae.patch(batch["points"])
     made = module.dvae(patches, temperature(module.config, 0.3), batch["noise"])
-    pairs = list(itertools.product(range(3), range(8)))
-    expected = sum(chamfer(points[c, g], patches.offsets[c, g]) for c, g in pairs for points in (made.coarse, made.fine)) / len(pairs)
+    expected = reconstruction_error(made, patches)
     mean = made.logits.detach().double().softmax(-1).mean(1)
     divergence = float((1 / 32 * (1 / 32 / mean).log()).sum(1).mean())
     loss, terms = module(batch)
@@ -189,17 +195,59 @@ def test_weights_that_were_changed_are_refused(left_alone: Path, tmp_path: Path)
         load_tokenizer(tmp_path)
 
 
-def test_training_on_few_clouds_learns_to_copy_their_patches() -> None:
-    config = TokenizerConfig.model_validate(CONFIG | {"model": {**CONFIG["model"], "logit_scale": 6.0}, "kl_from": 0.0})
-    module = fresh(config).train()
+def guided_module() -> Tokenizing:
+    module = fresh(TokenizerConfig.model_validate(CONFIG | {"guided": 0.4}))
+    module.guide_patches.copy_(torch.randn(32, 8, 3, generator=torch.Generator().manual_seed(2)))
+    return module
+
+
+def test_while_guided_the_decoder_is_given_the_nearest_guide_patches_and_the_logits_learn_them() -> None:
+    module = guided_module()
+    batch = {"points": torch.randn(3, 64, 3, generator=torch.Generator().manual_seed(1)), "noise": torch.tensor([3, 4, 5])}
+    patches = module.dvae.patch(batch["points"])
+    near = [[min(range(32), key=lambda v: chamfer(module.guide_patches[v], patch)) for patch in cloud] for cloud in patches.offsets]
+    made = module.dvae(patches, 1.0, batch["noise"], labels=torch.tensor(near))
+    missed = -float(made.logits.detach().log_softmax(-1).gather(2, torch.tensor(near)[..., None]).mean())
+    expected = reconstruction_error(made, patches)
+    module.progress = 0.39
+    loss, terms = module(batch)
+    assert float(terms["loss_guide"]) == pytest.approx(missed, rel=1e-5)
+    assert float(terms["loss_reconstruction"]) == pytest.approx(expected, rel=1e-5)
+    divergence = kl_weight(module.config, 0.39) * float(terms["loss_kl"])
+    assert float(loss.detach()) == pytest.approx(expected + divergence + module.config.guide_weight * missed, rel=1e-5)
+    module.progress = 0.6  # half of the weight, and the decoder on its own
+    loss, terms = module(batch)
+    drawn = module.dvae(patches, temperature(module.config, 0.6), batch["noise"])
+    assert float(terms["loss_reconstruction"]) == pytest.approx(reconstruction_error(drawn, patches), rel=1e-5)
+    assert float(terms["loss_reconstruction"]) != pytest.approx(expected, rel=1e-5)
+    rest = float(terms["loss_reconstruction"]) + kl_weight(module.config, 0.6) * float(terms["loss_kl"])
+    assert float(loss.detach()) == pytest.approx(rest + module.config.guide_weight / 2 * float(terms["loss_guide"]), rel=1e-5)
+    module.progress = 0.8
+    assert "loss_guide" not in module(batch)[1]
+
+
+def test_the_divergence_over_the_batch_is_of_the_batchs_mean_distribution() -> None:
+    module = fresh(TokenizerConfig.model_validate(CONFIG | {"kl_over": "batch"}))
+    batch = {"points": torch.randn(3, 64, 3, generator=torch.Generator().manual_seed(1)), "noise": torch.tensor([3, 4, 5])}
+    patches = module.dvae.patch(batch["points"])
+    mean = module.dvae(patches, 1.0, batch["noise"]).logits.detach().double().softmax(-1).mean((0, 1))
+    assert float(module(batch)[1]["loss_kl"]) == pytest.approx(float((1 / 32 * (1 / 32 / mean).log()).sum()), rel=1e-4)
+
+
+def test_a_guided_training_on_few_clouds_learns_its_tokens_and_their_patches() -> None:
+    module = guided_module().train()
     batch = {"points": torch.randn(8, 64, 3, generator=torch.Generator().manual_seed(1)), "noise": torch.arange(8)}
-    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
-    losses = []
-    for step in range(150):
-        module.progress = step / 150
+    patches = module.dvae.patch(batch["points"]).offsets.flatten(0, 1)
+    module.guide_patches.copy_(patches[::2])
+    one_patch = patch_codes(patches, patches[:1], 100, 64, torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    seen = []
+    for _ in range(120):
         optimizer.zero_grad()
         loss, terms = module(batch)
         loss.backward()
         optimizer.step()
-        losses.append(float(terms["loss_reconstruction"]))
-    assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
+        seen.append({name: float(value) for name, value in terms.items()})
+    assert seen[-1]["loss_guide"] < 0.5 * seen[0]["loss_guide"]
+    assert seen[-1]["codes_used"] > 0.6
+    assert seen[-1]["loss_reconstruction"] < 0.9 * 2 * float(to_nearest(patches, one_patch).mean())  # the loss is of two point sets
