@@ -34,7 +34,8 @@ _NAME = r"^[A-Za-z0-9_-]+$"
 class Downstream(BaseModel):
     """One task of fine-tuning: `training` without encoder and seed, which the arms and the experiment's seeds give.
 
-    data: another dataset than the experiment's; labels: shares of the training labels, a training for each.
+    data: another dataset than the experiment's; labels: shares of the training labels, a training for each; arms: those that it goes on
+    from, all if none is named.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class Downstream(BaseModel):
     training: FinetuneConfig = FinetuneConfig()
     data: Recipe | None = None
     labels: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
+    arms: tuple[str, ...] = ()
 
 
 class Experiment(BaseModel):
@@ -71,6 +73,8 @@ class Experiment(BaseModel):
             if config.fit.batch % self.launch.workers:
                 raise ValueError(f"pretrain.{arm}.fit.batch: {config.fit.batch} does not divide among {self.launch.workers} workers")
         for task, downstream in self.finetune.items():
+            if unknown := sorted(set(downstream.arms) - self.pretrain.keys()):
+                raise ValueError(f"finetune.{task}.arms: there is no arm {unknown[0]!r}; name some of {', '.join(self.pretrain)}")
             if {"seed"} & downstream.training.fit.model_fields_set or {"encoder", "labels"} & downstream.training.model_fields_set:
                 raise ValueError(
                     f"finetune.{task}.training: encoder, labels and fit.seed come from the arms, `labels` and `seeds`; remove them"
@@ -83,12 +87,9 @@ class Experiment(BaseModel):
 
 def stages(experiment: Experiment, render_progress: bool = True) -> list[Stage]:
     """The experiment's graph, needs first."""
-    found = [_dataset_stage("dataset", experiment.data, experiment, render_progress)]
-    found += [
-        _dataset_stage(f"dataset/{task}", downstream.data, experiment, render_progress)
-        for task, downstream in experiment.finetune.items()
-        if downstream.data is not None
-    ]
+    datasets = _datasets(experiment)
+    recipes = {name: recipe for recipe, name in datasets.items()}
+    found = [_dataset_stage(name, Recipe.model_validate_json(recipe), experiment, render_progress) for name, recipe in recipes.items()]
     for seed in experiment.seeds:
         tokenizers: dict[str, str] = {}
         for arm, config in experiment.pretrain.items():
@@ -104,25 +105,30 @@ def stages(experiment: Experiment, render_progress: bool = True) -> list[Stage]:
             train, judge = f"pretrain/{arm}/s{seed}", f"evaluate/{arm}/s{seed}"
             found.append(Stage(train, "pretrain", _plain(seeded), needs, _train(seeded, experiment, *needs)))
             found.append(Stage(judge, "evaluate", _plain(experiment.evaluate), ("dataset", train), _evaluate(experiment, train)))
-        found += _finetunings(experiment, seed)
+        found += _finetunings(experiment, seed, datasets)
     needs = tuple(stage.name for stage in found)
     found.append(Stage("report", "report", {"name": experiment.name}, needs, _report(experiment)))
     return found
 
 
-def _finetunings(experiment: Experiment, seed: int) -> list[Stage]:
+def _datasets(experiment: Experiment) -> dict[str, str]:
+    """The stage of each different recipe, as JSON, the experiment's own first; tasks share one that they describe alike."""
+    found = {experiment.data.model_dump_json(): "dataset"}
+    for task, downstream in experiment.finetune.items():
+        if downstream.data is not None:
+            found.setdefault(downstream.data.model_dump_json(), f"dataset/{task}")
+    return found
+
+
+def _finetunings(experiment: Experiment, seed: int, datasets: Mapping[str, str]) -> list[Stage]:
     """The fine-tunings of one seed: every task and share of labels, from every arm and from random weights of every different encoder."""
-    encoders = {config.encoder.model_dump_json(): arm for arm, config in reversed(experiment.pretrain.items())}
-    starts: list[tuple[str, PointEncoderConfig, str | None]] = [
-        (f"random-{arm}" if len(encoders) > 1 else "random", experiment.pretrain[arm].encoder, None) for arm in encoders.values()
-    ]
-    starts += [(arm, config.encoder, f"pretrain/{arm}/s{seed}") for arm, config in experiment.pretrain.items()]
     found = []
     for task, downstream in experiment.finetune.items():
-        data = "dataset" if downstream.data is None else f"dataset/{task}"
+        arms = {name: config for name, config in experiment.pretrain.items() if name in (downstream.arms or experiment.pretrain)}
+        data = datasets[(downstream.data or experiment.data).model_dump_json()]
         for share in downstream.labels:
             name = task if len(downstream.labels) == 1 else f"{task}-{100 * share:g}"
-            for start, encoder, pretrained in starts:
+            for start, encoder, pretrained in _starts(arms, seed):
                 fit = downstream.training.fit.model_copy(update={"seed": seed})
                 config = downstream.training.model_copy(update={"encoder": encoder, "labels": share, "fit": fit})
                 needs = (data,) if pretrained is None else (data, pretrained)
@@ -130,6 +136,15 @@ def _finetunings(experiment: Experiment, seed: int) -> list[Stage]:
                     Stage(f"finetune/{name}/{start}/s{seed}", "finetune", _plain(config), needs, _train(config, experiment, *needs))
                 )
     return found
+
+
+def _starts(arms: Mapping[str, PretrainConfig], seed: int) -> list[tuple[str, PointEncoderConfig, str | None]]:
+    """(name, encoder, stage that trained it): random weights of every different encoder, then every arm."""
+    encoders = {config.encoder.model_dump_json(): arm for arm, config in reversed(list(arms.items()))}
+    starts: list[tuple[str, PointEncoderConfig, str | None]] = [
+        (f"random-{arm}" if len(encoders) > 1 else "random", arms[arm].encoder, None) for arm in reversed(list(encoders.values()))
+    ]
+    return starts + [(arm, config.encoder, f"pretrain/{arm}/s{seed}") for arm, config in arms.items()]
 
 
 def _plain(config: BaseModel) -> dict[str, Any]:

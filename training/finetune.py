@@ -6,7 +6,7 @@ these are loaded, and the test split is opened once. Source of the protocol: Poi
 epoch, which they make on the test split.
 
 FOLDER/ afterwards: journal.jsonl, checkpoints/, best/, model/ (all weights and the label space), encoder/ (see `training.encoder_file`),
-result.json (written last: its presence says that all is done).
+for parts evidence/ (test shapes to look at), result.json (written last: its presence says that all is done).
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ from training.journal import curves
 from training.loop import FitConfig, OptimizerConfig, Place, Trained, TrainingError, fit
 from training.noise import key_for
 from training.ops.batchnorm import sum_over_ranks
-from training.tasks import ClassificationConfig, Task, TaskConfig, open_task, task_from_record
+from training.tasks import ClassificationConfig, Parts, Task, TaskConfig, open_task, task_from_record
 from training.tasks.items import Items, divide
 
 _SCORED_AT_ONCE = 32
+_SHOWN = 8
+"""test shapes whose parts are kept to be looked at"""
 
 
 def _default_fit(values: dict[str, Any]) -> FitConfig:
@@ -186,6 +188,7 @@ def finetune(
     # The test split is read here for the first time, and not again once result.json is written.
     figures = _figures(module, config, dataset, items, world, weights, start.fingerprint)
     if world.leads:
+        _keep_evidence(module, config, dataset, items.test, folder, world.device)
         about = {**identity, "task": config.task.kind, "start_weights": weights, "epochs": epoch or config.fit.epochs}
         mark = encoder_file.save(folder / "encoder", module.encoder, start.config, {"weights": "finetuned", "steps": done.steps, **about})
         write_folder(folder / "model", {"model": module.state_dict()}, {"model": {**about, "labels": task.record()}})
@@ -361,6 +364,28 @@ def _figures(
             for metric in module.task.metrics(rows[use])
         ]
     return found
+
+
+@torch.no_grad()
+def _keep_evidence(
+    module: Finetuned, config: FinetuneConfig, dataset: Dataset, test: npt.NDArray[np.int64], folder: Path, device: torch.device
+) -> None:
+    """For parts, test shapes to look at: FOLDER/evidence/parts.npz with points (k, N, 3), truth and predicted (k, N), −1 for none;
+    parts.json with their keys and classes, and the category and part of each label. The same shapes for every start, one a category."""
+    task = module.task
+    if not isinstance(task, Parts):
+        return
+    order = sorted(test.tolist(), key=lambda index: hashlib.sha256(dataset.keys[index].encode()).hexdigest())
+    shown = list({str(dataset.classes[index]): index for index in reversed(order)}.values())[:_SHOWN]
+    batch = {name: values.to(device) for name, values in collate([_scored(task, config, dataset, i, None) for i in shown]).items()}
+    predicted = task.predict(module.logits(batch), batch["category"])
+    arrays = {"points": batch["points"], "truth": batch["label"], "predicted": predicted}
+    home = folder / "evidence"
+    home.mkdir(exist_ok=True)
+    np.savez(home / "parts.npz", **{name: values.cpu().numpy() for name, values in arrays.items()})  # type: ignore[arg-type]
+    labels = [[category, part] for category, names in zip(task.categories, task.parts, strict=True) for part in names]
+    about = {"keys": [dataset.keys[i] for i in shown], "classes": [str(dataset.classes[i]) for i in shown], "labels": labels}
+    write_json(home / "parts.json", about)
 
 
 def _digest(items: Sequence[str]) -> str:

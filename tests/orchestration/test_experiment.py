@@ -52,6 +52,15 @@ def test_fine_tuning_goes_on_from_every_arm_and_once_from_random_weights() -> No
     assert found["finetune/parts-10/both/s0"].inputs["labels"] == 0.1
 
 
+def test_tasks_share_a_dataset_and_may_go_on_from_some_arms_alone() -> None:
+    task = {"training": {"task": {"kind": "parts"}, "fit": {"batch": 4}}, "data": SHAPES | {"name": "other"}, "arms": ["both"]}
+    arms = {"both": ARM, "again": merged(ARM, {"objective": {"momentum": 0.5}})}
+    needs = graph(experiment(pretrain=arms, finetune={"parts": task, "few": task | {"labels": [0.1]}}))
+    assert [name for name in needs if name.startswith("dataset")] == ["dataset", "dataset/parts"]
+    assert needs["finetune/few/both/s0"] == ("dataset/parts", "pretrain/both/s0")
+    assert not [name for name in needs if name.startswith("finetune/") and "again" in name]
+
+
 def test_different_encoders_have_random_twins_of_their_own() -> None:
     arms = {"both": ARM, "pointnet": {"encoder": {"kind": "pointnet"}, "fit": {"batch": 4}}}
     needs = graph(experiment(pretrain=arms, finetune={"classes": {"training": {"fit": {"batch": 4}}}}))
@@ -64,6 +73,7 @@ def test_different_encoders_have_random_twins_of_their_own() -> None:
         ({"finetune": {"a": {"training": {"labels": 0.5}}}}, "labels"),
         ({"finetune": {"a": {"training": {"fit": {"seed": 3}}}}}, "seed"),
         ({"finetune": {"a b": {}}}, "pattern"),
+        ({"finetune": {"a": {"arms": ["bothe"]}}}, "no arm 'bothe'"),
         ({"pretrain": {}}, "at least one arm"),
         ({"pretrain": {"random-x": ARM}}, "choose another"),
         ({"pretrain": {"both": merged(ARM, {"fit": {"seed": 1}})}}, "seeds"),

@@ -23,6 +23,8 @@ from training.ops.batchnorm import BatchNorm1d, update_running
 from training.ops.linear_max import linear_max
 from training.ops.norm_relu import norm_relu
 
+_CHUNK = 128  # patches whose hidden layer stays in a core's cache
+
 
 class PatchPointNet(nn.Module):
     """Patches (R, M, 3), offsets from their centres -> (R, out). Batch norm is over the R·M points of all ranks."""
@@ -38,14 +40,33 @@ class PatchPointNet(nn.Module):
 
     def forward(self, offsets: Tensor) -> Tensor:
         linear = nn.functional.linear
-        local = nn.functional.relu_(linear(offsets, *self._first(offsets)))
-        whole = linear_max(local, self.second.weight) + self.second.bias
+        first = self._first(offsets)
         of_whole, of_local = self.third.weight.chunk(2, dim=1)
-        common = linear(whole, of_whole, self.third.bias) + linear(self.second.bias, of_local)
         with torch.autocast(offsets.device.type, enabled=False):
             through = of_local @ self.second.weight
+            bias = self.third.bias + (of_whole + of_local) @ self.second.bias
+        if not self.training and not torch.is_grad_enabled():
+            return self._frozen(offsets, first, through, of_whole, bias)
+        local = nn.functional.relu_(linear(offsets, *first))
+        common = linear(linear_max(local, self.second.weight), of_whole, bias)
         hidden = norm_relu(linear(local, through), self.norm2, common)
         return linear_max(hidden, self.last.weight) + self.last.bias
+
+    def _frozen(self, offsets: Tensor, first: tuple[Tensor, Tensor], through: Tensor, of_whole: Tensor, bias: Tensor) -> Tensor:
+        """The same without gradient: the second batch norm is in the weights too, and on a CPU the hidden layer stays in the cache."""
+        linear, norm = nn.functional.linear, self.norm2
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        bias = (bias - norm.running_mean) * scale + norm.bias
+        through, of_whole = through * scale[:, None], of_whole * scale[:, None]
+        found = []
+        for part in offsets.split(_CHUNK if offsets.device.type == "cpu" else max(len(offsets), 1)):
+            local = linear(part, *first).relu_()
+            common = linear(linear(local, self.second.weight).amax(1), of_whole, bias)
+            hidden = linear(local, through).add_(common[:, None]).relu_()
+            found.append(linear(hidden, self.last.weight).amax(1) + self.last.bias)
+        return torch.cat(found)
 
     def _first(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """Weight (w₀, 3) and bias (w₀,) of the first layer with its batch norm."""

@@ -67,7 +67,8 @@ class ViT(nn.Module):
                 f"The images are {tuple(images.shape[1:])} and this ViT takes (3, {side}, {side}): "
                 "set the same size in the image augmentation and in the encoder."
             )
-        pixels = nn.functional.unfold(images, patch, stride=patch).transpose(1, 2)
+        rows = side // patch
+        pixels = images.view(-1, 3, rows, patch, rows, patch).permute(0, 2, 4, 1, 3, 5).reshape(len(images), rows**2, -1)
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), self.embed(pixels)], dim=1) + self.positions
         *others, last = self.blocks
         for block in others:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from training.encoders.patch_pointnet import PatchPointNet
 from training.noise import fold, uniforms
 from training.ops.batchnorm import BatchNorm1d
+from training.ops.edge_group_norm import edge_group_norm
 from training.ops.grouping import Patches, gather_rows, make_patches, nearest
 from training.ops.norm_relu import norm_relu
 
@@ -107,7 +108,10 @@ class EdgeLayer(nn.Module):
     def forward(self, f: Tensor, graph: Graph) -> Tensor:
         first, second = self.linear.weight.chunk(2, dim=1)
         ends = F.linear(f, torch.cat([first, second - first]))
-        u, w = ends.to(torch.promote_types(ends.dtype, torch.float32)).chunk(2, dim=-1)
+        ends = ends.to(torch.promote_types(ends.dtype, torch.float32))
+        if ends.device.type == "cpu":
+            return edge_group_norm(ends, graph.neighbours, self.norm, _SLOPE)
+        u, w = ends.chunk(2, dim=-1)
         with torch.autocast(f.device.type, enabled=False):
             nodes, k = graph.neighbours.shape[1:]
             degree = graph.adjacency.sum(1)[..., None]
@@ -170,9 +174,11 @@ class FoldingDecoder(nn.Module):
         of_h, of_seed, of_point = torch.split(self.fold_in.weight, [h.shape[1], 2, 3], dim=1)
         joined = (F.linear(coarse, of_point)[:, :, None] + F.linear(self.seeds.to(h.dtype), of_seed)).flatten(1, 2)
         norm1, _, linear, norm2, _, last = self.fold
-        assert isinstance(norm1, BatchNorm1d) and isinstance(norm2, BatchNorm1d)
+        assert isinstance(norm1, BatchNorm1d)
+        assert isinstance(linear, nn.Linear)
+        assert isinstance(norm2, BatchNorm1d)
         joined = norm_relu(joined, norm1, F.linear(h, of_h, self.fold_in.bias))
-        moves = last(norm_relu(linear(joined), norm2))
+        moves = last(norm_relu(F.linear(joined, linear.weight), norm2, linear.bias.expand(rows, -1)))
         return coarse, (coarse[:, :, None] + moves.view(rows, -1, 4, 3)).flatten(1, 2)
 
 
