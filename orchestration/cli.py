@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -406,19 +406,26 @@ def bench_render(
 
 @bench.command("train")
 def bench_train(
+    method: Annotated[Literal["crosspoint", "crossbert"], typer.Option(help="Whose operators and steps.")] = "crosspoint",
+    size: Annotated[Literal["small", "paper"], typer.Option(help="Of crossbert's networks and clouds.")] = "small",
     clouds: Annotated[int, typer.Option(help="Clouds of a step.")] = 8,
-    points: Annotated[int, typer.Option(help="Points of a cloud.")] = 1024,
+    points: Annotated[int, typer.Option(help="Points of a cloud, for crosspoint.")] = 1024,
     threads: Annotated[int, typer.Option(help="torch threads.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Json = False,
 ) -> None:
     """Operators and steps of training against their usual formulations, with peak memory.
 
-    Example: crossloom bench train --points 384 --threads 2
+    Example: crossloom bench train --method crossbert --clouds 32 --threads 2
     """
-    from orchestration.bench.train import bench_ops
+    if method == "crossbert":
+        from orchestration.bench.crossbert import bench_crossbert
 
-    show(bench_ops(clouds=clouds, points=points, threads=threads, device=device), as_json)
+        show(bench_crossbert(size=size, clouds=clouds, threads=threads, device=device), as_json)
+    else:
+        from orchestration.bench.train import bench_ops
+
+        show(bench_ops(clouds=clouds, points=points, threads=threads, device=device), as_json)
 
 
 @bench.command("gpu")

@@ -118,8 +118,12 @@ def examine(stage: Stage, outcomes: Mapping[str, Outcome], out: Path, forced: bo
     latest = max(earlier, key=lambda o: o.finished)
     keys = changed_keys(latest.inputs, stage.inputs)
     if keys:
-        return Step(stage, "configuration changed", ", ".join(keys[:4]) + (", …" if len(keys) > 4 else ""), folder=folder)
-    return Step(stage, "input changed", ", ".join(stage.needs), folder=folder)
+        return Step(stage, "configuration changed", _listed(keys), folder=folder)
+    return Step(stage, "input changed", _listed(stage.needs), folder=folder)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
 
 
 def plan(stages: Sequence[Stage], out: Path) -> list[Step]:
@@ -128,7 +132,7 @@ def plan(stages: Sequence[Stage], out: Path) -> list[Step]:
     found: list[Step] = []
     for stage in stages:
         missing = [name for name in stage.needs if name not in outcomes]
-        step = Step(stage, "after another", ", ".join(missing)) if missing else examine(stage, outcomes, out)
+        step = Step(stage, "after another", _listed(missing)) if missing else examine(stage, outcomes, out)
         if step.outcome is not None:
             outcomes[stage.name] = step.outcome
         found.append(step)

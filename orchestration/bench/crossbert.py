@@ -35,7 +35,6 @@ from training.objectives.crossbert import Alignment, CrossBert, CrossBertConfig
 from training.ops import chamfer, grouping, sampling
 from training.ops.chamfer import chamfer_l1
 from training.ops.grouping import Patches, make_patches
-from training.ops.sampling import farthest_points
 from training.tokenizer import dvae
 from training.tokenizer.dvae import DVAEConfig, EdgeLayer, FoldingDecoder, Graph
 from training.tokenizer.train import TokenizerConfig, Tokenizing
@@ -53,10 +52,10 @@ def configs(size: Size) -> tuple[CrossBertConfig, PointTransformerConfig, int]:
     config = CrossBertConfig(
         alignment=Alignment(width=64, queue=512),
         fusion=FusionConfig(depth=2, heads=3),
-        image=ViTConfig(size=64, width=96, depth=4, heads=3),
+        image=ViTConfig(size=64, width=96, depth=4, heads=3, drop_path=0.0),
         tokenizer=TokenizerConfig(model=model),
     )
-    return config, PointTransformerConfig(**patches, width=96, depth=4, heads=3), 512
+    return config, PointTransformerConfig(**patches, width=96, depth=4, heads=3, drop_path=0.0), 512
 
 
 def bench_crossbert(
@@ -69,7 +68,10 @@ def bench_crossbert(
     rows: list[dict[str, Any]] = []
     with setting(threads, device, seed):
         for subject, ours in _parts(size, clouds, device):
-            rows += [asdict(row) | {"samples_per_s": None, "limit_share": None} for row in _against_plain(subject, ours, repeats, threads, device)]
+            rows += [
+                asdict(row) | {"samples_per_s": None, "limit_share": None}
+                for row in _against_plain(subject, ours, repeats, threads, device)
+            ]
         precisions: tuple[Precision, ...] = ("float32", "bf16") if device.startswith("cuda") else ("float32",)
         for subject, module, batch in _steps(size, clouds, device):
             for precision in precisions:
@@ -103,7 +105,7 @@ def _parts(size: Size, clouds: int, device: str) -> Iterator[tuple[str, partial[
     """Functions that look up what `plain` swaps when they are called."""
     _, encoder, number = configs(size)
     points = _sphere(clouds, number, device)
-    yield f"{encoder.groups} farthest of {number}", partial(lambda: grouping.farthest_points(points, encoder.groups))
+    yield f"{encoder.groups} farthest of {number}", partial(lambda: sampling.farthest_points(points, encoder.groups))
     yield f"patches of {encoder.group_size}", partial(make_patches, points, encoder.groups, encoder.group_size)
     offsets = make_patches(points, encoder.groups, encoder.group_size).offsets.flatten(0, 1)
     network = PatchPointNet(encoder.patch_widths, encoder.patch_feature).to(device)
@@ -145,7 +147,7 @@ def _limit_share(row: Row, ours: partial[None], precision: Precision, device: st
     a = torch.randn(side, side, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     b = torch.randn_like(a)
     times = sorted(timed(lambda: a @ b, device) for _ in range(7))
-    return counter.get_total_flops() / (row.ms / 1e3) / (2 * side**3 / times[3])
+    return float(counter.get_total_flops() / (row.ms / 1e3) / (2 * side**3 / times[3]))
 
 
 # ---- the plain formulation ---------------------------------------------------------------------------------------------
@@ -163,6 +165,7 @@ def plain() -> Iterator[None]:
         (dvae, "group_norm", _group_norm),
         (dvae, "nearest", _nearest),
         (chamfer, "nearest_squared", _nearest_squared),
+        (sampling, "farthest_points", _farthest_points),
         (grouping, "farthest_points", _farthest_points),
         (grouping, "nearest", _nearest),
         (grouping, "gather_rows", _gather_rows),
@@ -179,7 +182,8 @@ def plain() -> Iterator[None]:
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (queries, keys, values))
     weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
-    return (weights @ v).transpose(1, 2).flatten(2)
+    mixed: Tensor = weights @ v
+    return mixed.transpose(1, 2).flatten(2)
 
 
 def _farthest_points(points: Tensor, count: int, skip_origin: bool = False) -> Tensor:
@@ -228,7 +232,8 @@ def _edge_layer(self: EdgeLayer, f: Tensor, graph: Graph) -> Tensor:
 
 
 def _group_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    return norm(x.transpose(1, 2)).transpose(1, 2)
+    normalised: Tensor = norm(x.transpose(1, 2))
+    return normalised.transpose(1, 2)
 
 
 def _folding_decoder(self: FoldingDecoder, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,4 +258,5 @@ def _image_cls(self: ViT, images: Tensor, keys: Tensor | None = None) -> Tensor:
 
 
 def _predict(self: CrossBert, tokens: Tensor, mask: Tensor) -> Tensor:
-    return self.token_head(tokens[:, 1:])[mask].float()
+    logits: Tensor = self.token_head(tokens[:, 1:])
+    return logits[mask].float()

@@ -61,7 +61,7 @@ class PatchPointNet(nn.Module):
         bias = (bias - norm.running_mean) * scale + norm.bias
         through, of_whole = through * scale[:, None], of_whole * scale[:, None]
         found = []
-        for part in offsets.split(_CHUNK if offsets.device.type == "cpu" else max(len(offsets), 1)):
+        for part in torch.split(offsets, _CHUNK if offsets.device.type == "cpu" else max(len(offsets), 1)):
             local = linear(part, *first).relu_()
             common = linear(linear(local, self.second.weight).amax(1), of_whole, bias)
             hidden = linear(local, through).add_(common[:, None]).relu_()
@@ -89,7 +89,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = x.sum(0) / max(len(x), 1)
     centred = x - mean
     local = torch.cat([x.new_tensor([len(x)]), mean, (centred.T @ centred).flatten()])
-    counts, means, scatters = gather(local[None]).split([1, channels, channels**2], dim=1)
+    counts, means, scatters = torch.split(gather(local[None]), [1, channels, channels**2], dim=1)
     count = counts.sum()
     mean = (counts * means).sum(0) / count
     apart = means - mean

@@ -359,7 +359,7 @@ class CrossBert(Trained):
         return dict(zip(views, self.encoder.cls(whole, keys).chunk(len(views)), strict=True))
 
     def _teach(self, batch: dict[str, Tensor], patches: Patches) -> dict[str, Tensor]:
-        """What the momentum copies see, as far as it is needed: tokens of points_a and images_a, the CLS tokens of points_b and images_b."""
+        """What the momentum copies see, as far as it is needed: tokens of points_a and images_a, CLS tokens of points_b and images_b."""
         alignment, modelling = self.config.alignment, self.config.modelling
         smoothed = bool(modelling.weight) and (
             modelling.tokens == "momentum" or (modelling.choice == "smoothed" and modelling.refine_from != "student")

@@ -26,9 +26,7 @@ def edge_group_norm(ends: Tensor, neighbours: Tensor, norm: nn.GroupNorm, negati
 
 class _EdgeGroupNorm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, ends: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, leak: float
-    ) -> Tensor:
+    def forward(ctx: Any, ends: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, leak: float) -> Tensor:
         clouds, nodes, channels = len(ends), ends.shape[1], len(weight)
         y, apart = ends.new_empty(clouds, nodes, channels), ends.new_empty(clouds, nodes, channels)
         places = torch.empty(clouds, nodes, channels, dtype=torch.int32)

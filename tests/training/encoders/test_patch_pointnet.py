@@ -49,3 +49,26 @@ def test_the_order_of_a_patchs_points_does_not_matter():
 
 def test_no_patches_have_no_features():
     assert PatchPointNet((4, 6, 10), 5).eval()(torch.empty(0, 7, 3)).shape == (0, 5)
+
+
+def test_without_gradient_the_folded_weights_give_what_gradients_see():
+    torch.manual_seed(0)
+    network = PatchPointNet((4, 6, 10), 5).double()
+    for norm in (network.norm1, network.norm2):
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            nn.init.normal_(tensor)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    patches = torch.randn(150, 7, 3, dtype=torch.float64)
+    expected = network.eval()(patches)
+    with torch.no_grad():
+        torch.testing.assert_close(network(patches), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_running_statistics_are_those_of_the_layers_themselves():
+    torch.manual_seed(0)
+    network, patches = PatchPointNet((4, 6, 10), 5).double(), torch.randn(9, 7, 3, dtype=torch.float64)
+    network(patches)
+    values = network.first(patches).flatten(0, 1)
+    torch.testing.assert_close(network.norm1.running_mean, 0.1 * values.mean(0), rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(network.norm1.running_var, 0.9 + 0.1 * values.var(0), rtol=1e-11, atol=1e-12)
+    assert int(network.norm1.num_batches_tracked) == int(network.norm2.num_batches_tracked) == 1

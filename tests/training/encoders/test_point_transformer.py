@@ -238,3 +238,14 @@ def test_an_encoder_on_disk_loads_with_no_missing_and_no_extra_weight(tmp_path):
 def test_a_configuration_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValidationError):
         PointTransformerConfig(**wrong)
+
+
+def test_the_cls_token_alone_is_the_first_of_all_tokens_with_its_gradients():
+    torch.manual_seed(0)
+    encoder, keys = PointTransformer(TINY).double().train(), torch.arange(3) + 2**40
+    patches = encoder.patch(cloud(3))
+    found, expected = encoder.cls(patches, keys), encoder.tokens(patches, keys)[:, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    parameters = list(encoder.parameters())
+    ours, theirs = (torch.autograd.grad(y.sin().sum(), parameters) for y in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
