@@ -68,6 +68,8 @@ class Experiment(BaseModel):
         for arm, config in self.pretrain.items():
             if "seed" in config.fit.model_fields_set:
                 raise ValueError(f"pretrain.{arm}.fit.seed: an experiment's seeds stand in `seeds`; move it there")
+            if isinstance(config.objective, CrossBertConfig) and "seed" in config.objective.tokenizer.fit.model_fields_set:
+                raise ValueError(f"pretrain.{arm}.objective.tokenizer.fit.seed: an experiment's seeds stand in `seeds`; move it there")
             if arm == "random" or arm.startswith("random-"):
                 raise ValueError(f"pretrain.{arm}: random weights stand beside every arm under this name; choose another")
             if config.fit.batch % self.launch.workers:

@@ -96,6 +96,13 @@ def wrap(module: nn.Module, world: World) -> nn.Module:
     return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
 
 
+def same_everywhere(module: nn.Module) -> None:
+    """Gives all ranks the first one's parameters and buffers, some of which a GPU may have computed a little differently on each."""
+    if many():
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
 def barrier() -> None:
     """Waits for all workers; nothing with one."""
     if many():

@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from pipeline.reader import Dataset
@@ -35,11 +35,13 @@ from training.encoders import PointEncoderConfig
 from training.encoders import build as build_encoder
 from training.encoders.dgcnn import DGCNNConfig
 from training.evaluation.figure import Figure
+from training.evaluation.norms import settle
 from training.files import FileError, check_folder, read_plain, read_tensors, write_folder, write_json
 from training.journal import curves
 from training.loop import FitConfig, OptimizerConfig, Place, Trained, TrainingError, fit
 from training.noise import key_for
 from training.ops.batchnorm import sum_over_ranks
+from training.partial import over
 from training.tasks import ClassificationConfig, Parts, Task, TaskConfig, open_task, task_from_record
 from training.tasks.items import Items, divide
 
@@ -93,6 +95,11 @@ class FinetuneConfig(BaseModel):
     train_split: str = "train"
     validation_split: str = "val"
     test_split: str = "test"
+
+    @field_validator("fit", "augment", mode="before")
+    @classmethod
+    def _over_defaults(cls, value: Any, info: ValidationInfo) -> Any:
+        return over(_default_fit(info.data) if info.field_name == "fit" else _default_augment(info.data), value)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -163,6 +170,9 @@ def finetune(
         task, items = _open(config, dataset)
     except ValueError as error:
         raise TrainingError(str(error)) from error
+    if config.freeze_encoder and given is None:
+        clouds = (_scored(task, config, dataset, int(index), None)["points"] for index in items.labelled[:1024])
+        settle(start.module, clouds, "cpu", _SCORED_AT_ONCE)  # as evaluations of random weights do
     module = Finetuned(task, start.module, config.fit.seed, config.freeze_encoder, config.encoder_lr_scale)
     prepared = functools.partial(_prepare, task, config, dataset)
     _freeze_unused(module, collate([prepared(int(index), 0) for index in items.labelled[:2]]))

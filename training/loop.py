@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from training import checkpoint
 from training.batches import Prepare, Steps, loader
-from training.distributed import World, wrap
+from training.distributed import World, same_everywhere, wrap
 from training.journal import Journal, curves
 
 Precision = Literal["float32", "bf16"]
@@ -122,7 +122,7 @@ def make_optimizer(config: OptimizerConfig, module: Trained) -> torch.optim.Opti
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            spared = config.spare_vectors and (parameter.ndim <= 1 or name.endswith("bias") or "token" in name)
+            spared = config.spare_vectors and (parameter.ndim <= 1 or name.endswith("bias") or "token" in name.rpartition(".")[2])
             decay = 0.0 if spared else config.weight_decay
             groups.setdefault((decay, module.rate_factor(name)), []).append(parameter)
     kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
@@ -171,6 +171,7 @@ def fit(
     start = checkpoint.load_latest(checkpoints, module, optimizer, identity, sweep=world.leads)
     steps = Steps(indices, config.batch, config.epochs, config.seed, world, start)
     total = steps.per_epoch * config.epochs
+    same_everywhere(module)
     wrapped = wrap(module, world)
     journal = Journal(folder / "journal.jsonl") if world.leads else None
     # A run that was killed after its last step has its figures in the journal.

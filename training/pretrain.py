@@ -13,26 +13,53 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.reader import Dataset
 from training import encoder_file
 from training.distributed import World, barrier
 from training.encoders import DGCNNConfig, PointEncoderConfig, PointTransformerConfig
 from training.files import FileError, check_folder, read_plain, read_tensors, write_folder, write_json
-from training.loop import FitConfig, Place, TrainingError, fit
+from training.loop import FitConfig, OptimizerConfig, Place, TrainingError, fit
 from training.objectives import CrossBertConfig, CrossPointConfig, Objective, ObjectiveConfig, begin, build, prepare
+from training.partial import over
+
+# Cross-BERT's own training is not known; that of Point-BERT (arXiv 2111.14819, its released configuration), with a clipped gradient, is the
+# reconstruction's.
+_CROSSBERT_FIT = FitConfig(
+    epochs=300,
+    batch=128,
+    optimizer=OptimizerConfig(
+        lr=5e-4,
+        weight_decay=0.05,
+        decoupled=True,
+        spare_vectors=True,
+        clip=10.0,
+        schedule="cosine_warm",
+        warmup_epochs=3,
+        floor=1e-6,
+    ),
+)
+
+
+def _default_fit(values: dict[str, Any]) -> FitConfig:
+    return _CROSSBERT_FIT if isinstance(values.get("objective"), CrossBertConfig) else FitConfig()
 
 
 class PretrainConfig(BaseModel):
-    """One pretraining as a value: what is trained, on which split, and how."""
+    """One pretraining as a value: what is trained, on which split, and how. `fit` starts from the objective's published training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: PointEncoderConfig = DGCNNConfig()
     objective: ObjectiveConfig = CrossPointConfig()
-    fit: FitConfig = FitConfig()
+    fit: FitConfig = Field(default_factory=_default_fit)
     split: str = "train"
+
+    @field_validator("fit", mode="before")
+    @classmethod
+    def _over_defaults(cls, value: Any, info: ValidationInfo) -> Any:
+        return over(_default_fit(info.data), value)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -40,8 +67,11 @@ class PretrainConfig(BaseModel):
             if not isinstance(self.encoder, PointTransformerConfig):
                 raise ValueError(f"encoder.kind: crossbert hides patches and needs a point_transformer, not a {self.encoder.kind}")
             sizes, tokens = self.encoder, self.objective.tokenizer.model
-            if self.objective.uses_tokenizer and (sizes.groups, sizes.group_size) != (tokens.groups, tokens.group_size):
-                raise ValueError("objective.tokenizer.model: groups and group_size must be the encoder's, for both see the same patches")
+            ours, theirs = ((each.groups, each.group_size, each.skip_origin) for each in (sizes, tokens))
+            if self.objective.uses_tokenizer and ours != theirs:
+                raise ValueError(
+                    "objective.tokenizer.model: groups, group_size and skip_origin must be the encoder's, for both see the same patches"
+                )
         return self
 
 

@@ -31,22 +31,6 @@ _PROTOCOLS = {
 _FINETUNING = (
     "the codes of Point-BERT and Point-MAE, which the protocol follows, choose the epoch on the test split; here validation data choose it"
 )
-# Cross-BERT's own training is not known; that of Point-BERT (arXiv 2111.14819, its released configuration), with a clipped gradient, is the
-# reconstruction's.
-_CROSSBERT_FIT: dict[str, Any] = {
-    "epochs": 300,
-    "batch": 128,
-    "optimizer": {
-        "lr": 5e-4,
-        "weight_decay": 0.05,
-        "decoupled": True,
-        "spare_vectors": True,
-        "clip": 10.0,
-        "schedule": "cosine_warm",
-        "warmup_epochs": 3,
-        "floor": 1e-6,
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -332,7 +316,7 @@ def differences(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     objective = {"kind": "crosspoint", **config.get("objective", {})}
     kept_out: tuple[str, ...] = ("fit.seed", "split")
     if not paper_known(config):
-        default |= {"objective": {"kind": objective["kind"]}, "fit": _CROSSBERT_FIT}
+        default |= {"objective": {"kind": objective["kind"]}}
     here = PretrainConfig.model_validate({**config, "objective": objective})
     if not getattr(here.objective, "uses_tokenizer", True):
         kept_out += ("objective.tokenizer",)

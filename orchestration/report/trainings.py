@@ -50,7 +50,7 @@ _NAMES = {
 # A curve and the one that is drawn into its chart, dashed.
 _TOGETHER = {"loss_mcm": "target_entropy", "token_accuracy": "commonest_token"}
 _PACE = ("lr", "samples_per_second", "wait_share")
-_UNDRAWN = {"loss", "total_steps", "epoch"}
+_UNDRAWN = {"loss", "total_steps", "epoch", "target_temperature"}
 _EXACT = {"lr", "temperature"}
 
 

@@ -77,6 +77,7 @@ def test_different_encoders_have_random_twins_of_their_own() -> None:
         ({"pretrain": {}}, "at least one arm"),
         ({"pretrain": {"random-x": ARM}}, "choose another"),
         ({"pretrain": {"both": merged(ARM, {"fit": {"seed": 1}})}}, "seeds"),
+        ({"pretrain": {"both": merged(ARM, {"objective": {"tokenizer": {"fit": {"seed": 1}}}})}}, r"tokenizer\.fit\.seed"),
         ({"launch": {"launcher": "ray", "workers": 3}}, "does not divide among 3 workers"),
     ],
 )

@@ -336,7 +336,7 @@ def test_a_report_on_tokenizers_and_tasks_is_made_of_what_there_is(tmp_path: Pat
 
 
 def crossbert(**changes: Any) -> dict[str, Any]:
-    values = {"encoder": {"kind": "point_transformer"}, "fit": figures._CROSSBERT_FIT, "objective": {"kind": "crossbert"}} | changes
+    values = {"encoder": {"kind": "point_transformer"}, "objective": {"kind": "crossbert"}} | changes
     return PretrainConfig.model_validate(values).model_dump(mode="json")
 
 

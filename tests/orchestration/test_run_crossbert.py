@@ -1,11 +1,15 @@
 """From meshes through tokenizer, pretraining and fine-tuning to the report and the MLflow tree; and a second run that does nothing."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
+from orchestration.cli import main
 from orchestration.experiment import Experiment
 from orchestration.run import plan_table, run_experiment
 from orchestration.tracking import sqlite_uri
@@ -96,3 +100,36 @@ def test_another_weight_of_a_loss_trains_that_arm_and_what_needs_it(out: Path) -
     untouched = ("dataset", "tokenizer/both/s0", "pretrain/alignment/s0", "evaluate/alignment/s0", "finetune/parts-50/random/s0")
     assert {rows[name]["action"] for name in untouched} == {"skip"}
     assert rows["finetune/parts-50/both/s0"]["action"] == "run"
+
+
+def test_the_verbs_alone_train_the_tokenizer_first_and_fine_tune_what_comes_out(
+    small_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = {"encoder": ENCODER, "objective": OBJECTIVE, "fit": {"epochs": 1, "batch": 8, "seed": 2}}
+    (tmp_path / "crossbert.yaml").write_text(yaml.safe_dump(config))
+    assert here("pretrain", "crossbert.yaml", "--data", small_dataset, "--to", "run", monkeypatch=monkeypatch) == 0
+    assert json.loads((tmp_path / "run" / "tokenizer" / "result.json").read_text())["config"]["fit"]["seed"] == 2
+    assert "next: crossloom evaluate run" in capsys.readouterr().out
+
+    (tmp_path / "classes.yaml").write_text(yaml.safe_dump({"points": 128, "validation": 0.25, "fit": {"epochs": 1, "batch": 8}}))
+    command = ("finetune", "classes.yaml", "--data", small_dataset, "--encoder", "run", "--to", "tuned")
+    assert here(*command, monkeypatch=monkeypatch) == 0
+    assert "chosen on validation items" in capsys.readouterr().out
+    result = json.loads((tmp_path / "tuned" / "result.json").read_text())
+    assert result["encoder_fingerprint"] == json.loads((tmp_path / "run" / "result.json").read_text())["fingerprint"]
+
+    other = merged(config, {"objective": {"tokenizer": {"model": {"vocabulary": 64}}}})
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    command = ("pretrain", "other.yaml", "--data", small_dataset, "--to", "other", "--tokenizer", "run/tokenizer")
+    assert here(*command, monkeypatch=monkeypatch) == 1
+    assert "other sizes than objective.tokenizer.model" in capsys.readouterr().err
+
+
+def here(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of a command in this process."""
+    monkeypatch.setattr(sys, "argv", ["crossloom", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code

@@ -21,12 +21,17 @@ class Line(Trained):
         self.weight = nn.Parameter(torch.zeros(1, 2))
         self.cls_token = nn.Parameter(torch.ones(1, 2))
         self.bias = nn.Parameter(torch.zeros(1))
+        self.token_head = nn.Linear(2, 2)  # no token, though it predicts them
         self.seen: list[float] = []
         self.steps = 0
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         self.seen.append(self.progress)
-        loss = (batch["x"] @ self.weight.T + self.bias + 0 * self.cls_token.sum() - batch["y"]).square().mean()
+        loss = (
+            (batch["x"] @ self.weight.T + self.bias + 0 * self.cls_token.sum() + 0 * self.token_head(batch["x"]).sum() - batch["y"])
+            .square()
+            .mean()
+        )
         return loss, {"loss_line": loss.detach()}
 
     def after_step(self) -> None:
@@ -71,7 +76,7 @@ def test_biases_norms_and_tokens_are_spared_from_decay_and_factors_make_groups()
         (group["weight_decay"], group["factor"]): {name for name, p in module.named_parameters() if any(p is q for q in group["params"])}
         for group in optimizer.param_groups
     }
-    assert found == {(0.1, 1.0): {"weight"}, (0.0, 1.0): {"cls_token"}, (0.0, 0.5): {"bias"}}
+    assert found == {(0.1, 1.0): {"weight", "token_head.weight"}, (0.0, 1.0): {"cls_token", "token_head.bias"}, (0.0, 0.5): {"bias"}}
 
 
 def test_the_gradient_is_clipped_to_its_norm_and_reported_before() -> None:

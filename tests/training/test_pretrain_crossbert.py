@@ -89,19 +89,23 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("changes", ARMS.values(), ids=list(ARMS))
-def test_two_workers_are_one(changes: dict[str, Any], small_dataset: str, tokenizer: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "changes"),
+    [*((2, changes) for changes in ARMS.values()), pytest.param(4, {}, marks=pytest.mark.slow)],
+    ids=[*(f"two-{arm}" for arm in ARMS), "four-both"],
+)
+def test_several_workers_are_one(size: int, changes: dict[str, Any], small_dataset: str, tokenizer: str, tmp_path: Path) -> None:
     # Two steps of 12: the second meets a filled queue. At a larger rate Adam turns the rounding of small gradients into whole steps.
     fit = {"epochs": 1, "batch": 12, "seed": 3, "optimizer": {"lr": 1e-10}}
     config = CHANGES | {"objective": merged(CHANGES["objective"], changes), "fit": fit, "given": tokenizer}
     train(tmp_path / "one", small_dataset, World(), **config)
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=rank_main, args=(rank, 2, str(tmp_path), small_dataset, config)) for rank in range(2)]
+    workers = [context.Process(target=rank_main, args=(rank, size, str(tmp_path), small_dataset, config)) for rank in range(size)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(240)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert [worker.exitcode for worker in workers] == [0] * size
     one, two = curves(tmp_path / "one" / "journal.jsonl"), curves(tmp_path / "run" / "journal.jsonl")
     for name in one:
         if name.startswith("loss") or name in ("grad_norm", "target_entropy", "embedding_std", "token_perplexity", "queue_similarity"):
@@ -127,7 +131,9 @@ def test_a_tokenizer_that_is_missing_or_of_another_size_is_refused(small_dataset
 
 
 def test_encoder_and_tokenizer_must_see_the_same_patches() -> None:
-    with pytest.raises(ValidationError, match="groups and group_size"):
+    with pytest.raises(ValidationError, match="groups, group_size"):
         PretrainConfig.model_validate(CHANGES | {"encoder": ENCODER | {"groups": 4}})
+    with pytest.raises(ValidationError, match="skip_origin"):
+        PretrainConfig.model_validate(CHANGES | {"encoder": ENCODER | {"skip_origin": True}})
     with pytest.raises(ValidationError, match="needs a point_transformer"):
         PretrainConfig.model_validate(CHANGES | {"encoder": {"kind": "pointnet"}})

@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -48,6 +48,7 @@ from training.momentum import Frozen, follow, teacher
 from training.noise import fold, key_for
 from training.ops.batchnorm import BatchNorm1d
 from training.ops.grouping import Patches
+from training.partial import over
 from training.tokenizer.dvae import DVAE
 from training.tokenizer.train import TokenizerConfig
 
@@ -78,6 +79,12 @@ class Alignment(BaseModel):
     cross_keys: Literal["a", "b"] = Field("b", description="the view whose keys pi and ip meet")
     fused: bool = Field(False, description="z_p and z_i also meet the momentum copies' fused CLS")
 
+    @property
+    def trained(self) -> frozenset[str]:
+        """The modalities, of p and i, whose embeddings take gradient."""
+        sides = 2 if self.keys == "online" else 1  # of a term's two
+        return frozenset("".join(term[:sides] for term in self.terms) + ("pi" if self.fused else ""))
+
 
 class Modelling(BaseModel):
     """Masked prediction of tokens."""
@@ -101,6 +108,13 @@ class Modelling(BaseModel):
     top: int = Field(0, ge=0, description="largest entries of P that are kept; 0: all")
 
 
+_POINTS = PointAugment(
+    count=1024, scale=(2 / 3, 3 / 2), per_axis=True, rotation="none", translate=0.0, shift=0.2, jitter_sigma=0.0, dropout=0.0
+)
+_IMAGES = ImageAugment(crop=(0.8, 1.0), flip=0.0)
+"""not mirrored: an image would no longer match its cloud"""
+
+
 class CrossBertConfig(BaseModel):
     """Sizes are Point-BERT's where it has them; the paper's own are not known."""
 
@@ -119,11 +133,13 @@ class CrossBertConfig(BaseModel):
     second_image: Literal["view", "same"] = Field(
         "view", description="I^b: another of the object's images where it has one, or the same one"
     )
-    point_augment: PointAugment = PointAugment(
-        count=1024, scale=(2 / 3, 3 / 2), per_axis=True, rotation="none", translate=0.0, shift=0.2, jitter_sigma=0.0, dropout=0.0
-    )
-    # A mirrored image would no longer match its cloud.
-    image_augment: ImageAugment = ImageAugment(crop=(0.8, 1.0), flip=0.0)
+    point_augment: PointAugment = _POINTS
+    image_augment: ImageAugment = _IMAGES
+
+    @field_validator("point_augment", "image_augment", mode="before")
+    @classmethod
+    def _over_defaults(cls, value: Any, info: ValidationInfo) -> Any:
+        return over(_POINTS if info.field_name == "point_augment" else _IMAGES, value)
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
@@ -131,6 +147,22 @@ class CrossBertConfig(BaseModel):
             raise ValueError("alignment.weight and modelling.weight are both 0: nothing would be trained")
         if self.alignment.candidates == "queue" and not self.alignment.queue:
             raise ValueError("alignment.candidates is queue and alignment.queue is 0: give the queue a length")
+        if self.alignment.keys == "online" and self.alignment.cross_keys == "a":
+            raise ValueError(
+                "alignment.cross_keys is a, whose keys the momentum copies alone make, and alignment.keys is online: change one"
+            )
+        if not self.modelling.weight and "p" not in self.alignment.trained:
+            raise ValueError(f"alignment.terms {self.alignment.terms} alone train no point encoder: add pi or pp, or masked modelling")
+        modelling = self.modelling
+        refined = modelling.choice == "smoothed" and modelling.refine_from == "teacher_ice"
+        read = (bool(self.alignment.weight) and self.alignment.fused) or (
+            bool(modelling.weight) and (refined or modelling.tokens == "momentum")
+        )
+        if read and not (modelling.weight and modelling.predict_from != "point"):
+            raise ValueError(
+                "nothing trains the fusion, and its momentum copy is read (alignment.fused, modelling.refine_from or modelling.tokens): "
+                "set modelling.predict_from to ice, or have other features read"
+            )
         return self
 
     @property
@@ -151,6 +183,8 @@ def prepare(config: CrossBertConfig, dataset: Dataset, index: int, seed: int, ep
     """
     key = dataset.keys[index]
     views = [name for name in dataset.members(index) if name.startswith("v") and name.endswith(".png")]
+    if not views:
+        raise ValueError(f"The sample {key} of {dataset.uri} has no images, which crossbert pairs with its points: generate views.")
     first, *others = [views[i] for i in rng_for(seed, epoch, key, "view").permutation(len(views)).tolist()]
     second = others[0] if others and config.second_image == "view" else first
     sample = dataset.load(index, tuple(dict.fromkeys(("points.npy", first, second))))
@@ -237,10 +271,6 @@ class CrossBert(Trained):
         self.fusion = Fusion(config.fusion, width)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.zeros(width), std=0.02))
         self.token_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vocabulary))
-        if config.image_weights is not None:
-            from safetensors.torch import load_file
-
-            self.image_encoder.load_state_dict(load_file(config.image_weights))
         self.tokenizer = Frozen({"dvae": DVAE(config.tokenizer.model)} if config.uses_tokenizer else {})
         self.teacher = teacher(**self._students())
         self.point_queue = KeyQueue(alignment.queue, alignment.width, alignment.queue_start)
@@ -249,6 +279,17 @@ class CrossBert(Trained):
         self.register_buffer("centre", torch.zeros(vocabulary if modelling.tokens == "momentum" else 0))
         self._fresh: list[tuple[KeyQueue, Tensor, Tensor]] = []
         self._freeze_unused()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.image_encoder.parameters()):
+            self.image_encoder.eval()  # what no loss trains keeps its batch statistics too
+        return self
+
+    def start_images(self, weights: dict[str, Tensor]) -> None:
+        """Gives the image encoder and its momentum copy these weights. Raises RuntimeError where they do not fit."""
+        self.image_encoder.load_state_dict(weights)
+        self._copy("image_encoder").load_state_dict(weights)
 
     def _students(self) -> dict[str, nn.Module]:
         """What has a momentum copy."""
@@ -265,8 +306,7 @@ class CrossBert(Trained):
     def _freeze_unused(self) -> None:
         """Takes what no loss reaches out of the optimiser, so that several workers need not look for it at each step."""
         alignment, modelling = self.config.alignment, self.config.modelling
-        sides = 2 if alignment.keys == "online" else 1  # of a term's two modalities, those that take gradient
-        queries = set("".join(term[:sides] for term in alignment.terms)) if alignment.weight else set()
+        queries = alignment.trained if alignment.weight else frozenset()
         fused = bool(modelling.weight) and modelling.predict_from != "point"
         uses_images = fused and self.config.fusion.mode != "none"
         contrasted = "i" in queries
@@ -382,7 +422,9 @@ class CrossBert(Trained):
     def _align(self, points: Tensor, images: Tensor, seen: dict[str, Tensor], ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The contrastive losses of CLS tokens (b, C), with the momentum copies' tokens and the objects' ids (b,)."""
         config = self.config.alignment
-        queries = {"p": _unit(self.point_head(points)), "i": _unit(self.image_head(images))}
+        queries = {"p": _unit(self.point_head(points))}
+        if "i" in config.trained:
+            queries["i"] = _unit(self.image_head(images))
         heads = {"p": self._copy("point_head"), "i": self._copy("image_head")}
         tokens = {"p": "points", "i": "images"}
         # (b, D) by modality and view; those of view b go into the queues
@@ -442,8 +484,9 @@ class CrossBert(Trained):
             valid = valid & (own | ~same)
             targets = own.float()
         if momentum is not None:
-            scores = (momentum.float() @ candidates.float().T / config.temperature).masked_fill(~valid, -torch.inf)
-            targets = (1 - config.soft_targets) * targets + config.soft_targets * scores.softmax(1)
+            with torch.no_grad(), _exact(momentum):
+                scores = (momentum.float() @ candidates.float().T / config.temperature).masked_fill(~valid, -torch.inf)
+                targets = (1 - config.soft_targets) * targets + config.soft_targets * scores.softmax(1)
         return gather(info_nce(queries, candidates, targets, valid, config.temperature)).mean()
 
     @torch.no_grad()
@@ -452,7 +495,8 @@ class CrossBert(Trained):
         z = gather(points.detach().float())
         spread = z.std(0, unbiased=False).mean() * z.shape[1] ** 0.5
         centred = z - z.mean(0)
-        gram = centred @ centred.T if len(z) < z.shape[1] else centred.T @ centred
+        with _exact(z):
+            gram = centred @ centred.T if len(z) < z.shape[1] else centred.T @ centred
         shares = torch.linalg.eigvalsh(gram.double()).clamp(min=0)
         shares = shares / shares.sum().clamp(min=1e-12)
         rank = (-(shares * shares.clamp(min=1e-12).log()).sum()).exp()
@@ -469,11 +513,12 @@ class CrossBert(Trained):
         if config.predict_from != "point":
             context = images if self.config.image_gradient == "all" else images.detach()
             fused = self.fusion(masked, patches.centres, self.adapter(context), keys)
-        shares, weights = self._shares(patches, seen, fused)
         omega = config.smoothing * (min(1.0, self.progress / config.ramp) if config.ramp else 1.0)
-        hidden = shares[mask]
-        if weights is not None:
-            hidden = mixed_targets(shares, weights, omega)[mask]
+        with _exact(masked):  # the tokenizer says the same in every precision
+            shares, weights = self._shares(patches, seen, fused)
+            hidden = shares[mask]
+            if weights is not None:
+                hidden = mixed_targets(shares, weights, omega)[mask]
         predicted = [fused, masked] if config.predict_from == "both" else [fused]
         logits = [self._predict(tokens, mask) for tokens in predicted]
         sharpness = 0.1 if config.tokens == "momentum" else 1.0
@@ -491,6 +536,7 @@ class CrossBert(Trained):
                 "token_accuracy": right / number,
                 "commonest_token": used.max(),
                 "token_perplexity": torch.special.entr(used).sum().exp(),
+                "target_temperature": self.temperature,
             }
         loss = gather(sums[None]).sum() / number.to(sums.dtype)
         return loss, {"loss_mcm": loss.detach(), **monitors}
@@ -505,7 +551,7 @@ class CrossBert(Trained):
         config = self.config.modelling
         with torch.no_grad():
             if config.tokens == "momentum":
-                logits = self._copy("token_head")(seen["fused"][:, 1:]).float()
+                logits = self._copy("token_head")(seen["fused"][:, 1:].float())
                 shares = ((logits - self.centre) / 0.04).softmax(-1)
                 if self.training:
                     self.centre.lerp_(gather(logits.mean((0, 1))[None]).mean(0), 0.1)
@@ -520,6 +566,11 @@ class CrossBert(Trained):
         source = fused if config.refine_from == "student" else seen["points_a" if config.refine_from == "teacher_point" else "fused"]
         with torch.set_grad_enabled(torch.is_grad_enabled() and config.target_grad and config.refine_from == "student"):
             return shares, smoothing_weights(source[:, 1:], config.smoothing_temperature)
+
+
+def _exact(x: Tensor) -> torch.autocast:
+    """A context in which products on the tensor's device are not rounded to half precision."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _unit(x: Tensor) -> Tensor:

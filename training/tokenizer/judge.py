@@ -89,7 +89,8 @@ def cross_chamfer(patches: Tensor, codes: Tensor) -> Tensor:
     found = []
     for part in torch.split(patches, max(1, _PAIRS[patches.device.type] // (size * len(flat)))):
         own = part.flatten(0, 1)
-        squared = torch.addmm(squares + own.square().sum(-1, keepdim=True), own, flat.T, alpha=-2).view(-1, size, points, number)
+        with torch.autocast(patches.device.type, enabled=False):  # rounding to half precision would choose other codes
+            squared = torch.addmm(squares + own.square().sum(-1, keepdim=True), own, flat.T, alpha=-2).view(-1, size, points, number)
         ways = (squared.amin(side).clamp_(min=0).sqrt_().mean(1) for side in (1, 2))
         found.append(sum(ways, torch.zeros(())) / 2)
     return torch.cat(found)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from torch import Tensor
 
 from pipeline.reader import Dataset
@@ -38,10 +38,19 @@ from training.loop import FitConfig, OptimizerConfig, Place, Trained, TrainingEr
 from training.noise import key_for
 from training.ops.batchnorm import sum_over_ranks
 from training.ops.chamfer import chamfer_l1
+from training.partial import over
 from training.tokenizer.dvae import DVAE, DVAEConfig, mean_log_distribution, uniformity
 from training.tokenizer.judge import JudgeConfig, by_content, cross_chamfer, judge, patch_codes, perplexity
 
 FORMAT = 1
+
+
+_AUGMENT = PointAugment(count=1024, scale=(2 / 3, 3 / 2), per_axis=True, rotation="none", translate=0.0, jitter_sigma=0.0, dropout=0.0)
+_FIT = FitConfig(
+    epochs=300,
+    batch=64,
+    optimizer=OptimizerConfig(lr=5e-4, weight_decay=5e-4, decoupled=True, schedule="cosine_warm", warmup_epochs=10, floor=1e-6),
+)
 
 
 class TokenizerConfig(BaseModel):
@@ -50,14 +59,8 @@ class TokenizerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: DVAEConfig = DVAEConfig()
-    augment: PointAugment = PointAugment(
-        count=1024, scale=(2 / 3, 3 / 2), per_axis=True, rotation="none", translate=0.0, jitter_sigma=0.0, dropout=0.0
-    )
-    fit: FitConfig = FitConfig(
-        epochs=300,
-        batch=64,
-        optimizer=OptimizerConfig(lr=5e-4, weight_decay=5e-4, decoupled=True, schedule="cosine_warm", warmup_epochs=10, floor=1e-6),
-    )
+    augment: PointAugment = _AUGMENT
+    fit: FitConfig = _FIT
     temperature: tuple[float, float] = Field((1.0, 0.0625), description="of the Gumbel softmax: first, and from `temperature_until` on")
     temperature_until: float = Field(0.51, gt=0, le=1, description="share of the run")
     kl_weight: float = Field(0.1, ge=0, description="w from `kl_until` on; 0 up to `kl_from`")
@@ -72,6 +75,11 @@ class TokenizerConfig(BaseModel):
     gate: bool = Field(True, description="end with an error where the tokenizer has collapsed")
     min_perplexity: float = Field(0.05, ge=0, le=1, description="of the gate: least perplexity of the labels, as a share of the vocabulary")
     judge: JudgeConfig = JudgeConfig()
+
+    @field_validator("augment", "fit", mode="before")
+    @classmethod
+    def _over_defaults(cls, value: Any, info: ValidationInfo) -> Any:
+        return over(_AUGMENT if info.field_name == "augment" else _FIT, value)
 
 
 def ramp(progress: float, start: float, end: float) -> float:

@@ -242,11 +242,16 @@ def logits_of(one: CrossBert, data: dict[str, torch.Tensor], patches: Patches, m
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_nothing_of_a_hidden_patch_but_its_centre_reaches_the_prediction(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("alignment", "names"), [({"points": "masked"}, ("masked", "logits", "z")), ({"weight": 0.0}, ("masked", "logits"))]
+)
+def test_nothing_of_a_hidden_patch_but_its_centre_reaches_the_prediction(
+    training: bool, alignment: dict[str, Any], names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from training.masking import draw_mask
     from training.noise import fold
 
-    one = module(alignment={"points": "masked"}).train(training)
+    one = module(alignment=alignment).train(training)
     data = batch()
     patches = one.encoder.patch(data["points_a"])
     mask = draw_mask(one.config.mask, patches.centres, fold(data["noise"], 0))
@@ -254,7 +259,7 @@ def test_nothing_of_a_hidden_patch_but_its_centre_reaches_the_prediction(trainin
 
     hidden = Patches(patches.centres, torch.where(mask[:, :, None, None], torch.randn_like(patches.offsets), patches.offsets))
     other = logits_of(one, data, hidden, monkeypatch)
-    for name in ("masked", "logits", "z"):
+    for name in names:
         assert torch.equal(seen[name], other[name]), name
     assert all(torch.equal(a, b) for a, b in zip(seen["buffers"], other["buffers"], strict=True))
 
@@ -280,6 +285,11 @@ def test_no_gradient_reaches_copies_or_tokenizer_and_the_optimiser_has_neither()
     [
         {},
         {"modelling": {"weight": 0.0}},
+        {"modelling": {"weight": 0.0}, "alignment": {"terms": ["pi"]}},
+        {"modelling": {"weight": 0.0}, "alignment": {"terms": ["pp"]}},
+        {"alignment": {"terms": ["pp"], "fused": True}, "image_gradient": "alignment"},
+        {"modelling": {"weight": 0.0}, "alignment": {"terms": ["ip"], "keys": "online"}},
+        {"alignment": {"terms": ["ii"]}},
         {"alignment": {"weight": 0.0}},
         {"alignment": {"terms": ["pi"], "candidates": "queue", "cross_keys": "a"}},
         {"alignment": {"fused": True, "queue_start": "noise"}},

@@ -88,6 +88,8 @@ def test_distances_of_all_patches_to_all_codes() -> None:
     patches, codes = torch.randn(5, 6, 3), torch.randn(4, 7, 3)
     expected = [[chamfer(patch, code) for code in codes] for patch in patches]
     torch.testing.assert_close(cross_chamfer(patches, codes), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(cross_chamfer(patches, codes), torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_k_means_of_patches_finds_the_shapes_that_patches_are_copies_of() -> None:
