@@ -25,6 +25,7 @@ from pipeline.recipe import Recipe
 from training.encoders import PointEncoderConfig
 from training.evaluation.evaluate import EvaluateConfig, check
 from training.finetune import FinetuneConfig
+from training.finetune import check as check_finetuning
 from training.objectives import CrossBertConfig
 from training.pretrain import PretrainConfig
 
@@ -171,6 +172,12 @@ def _dataset_stage(name: str, recipe: Recipe, experiment: Experiment, progress: 
         dataset = Dataset.open(uri)
         if not len(dataset):
             raise StageError(f"None of the {sum(summary.failed.values())} assets became a sample: see `crossloom status {uri}`.")
+        for task, downstream in experiment.finetune.items():
+            if (downstream.data or experiment.data) == recipe:
+                try:
+                    check_finetuning(downstream.training, dataset)  # now, not after hours of pretraining
+                except ValueError as error:
+                    raise StageError(f"The fine-tuning {task} could not be made afterwards: {error}") from error
         write_gallery(uri, folder / "gallery.html")
         return {
             "uri": "data",  # relative to the stage's folder, so that an experiment can be moved

@@ -149,6 +149,11 @@ class Finetuned(Trained):
         return mean, {"train_accuracy": accuracy}
 
 
+def check(config: FinetuneConfig, dataset: Dataset) -> None:
+    """Can this dataset be fine-tuned on so? For before a long pretraining. ValueError, in one sentence, where splits or labels are missing."""
+    _open(config, dataset)
+
+
 def finetune(
     config: FinetuneConfig, dataset: Dataset, folder: Path, world: World, place: Place, given: Path | None = None
 ) -> dict[str, Any]:

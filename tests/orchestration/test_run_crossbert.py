@@ -11,6 +11,7 @@ from rich.console import Console
 
 from orchestration.cli import main
 from orchestration.experiment import Experiment
+from orchestration.graph import StageError
 from orchestration.run import plan_table, run_experiment
 from orchestration.tracking import sqlite_uri
 from tests.training.objectives.crossbert_cases import ENCODER, OBJECTIVE, merged
@@ -91,6 +92,13 @@ def test_the_whole_way_and_then_nothing(out: Path) -> None:
     run_experiment(experiment, out, console, tracking="none")
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert {row["action"] for row in plan_table(experiment, out)} == {"skip"}
+
+
+def test_a_task_that_cannot_be_done_is_told_before_the_pretraining(tmp_path: Path) -> None:
+    changed = merged(TINY, {"data": {"points": {"parts": False}}})
+    with pytest.raises(StageError, match=r"fine-tuning parts could not be made afterwards.*points\.parts"):
+        run_experiment(Experiment.model_validate(changed), tmp_path, Console(quiet=True), tracking="none")
+    assert not list(tmp_path.glob("tokenizer*"))
 
 
 def test_another_weight_of_a_loss_trains_that_arm_and_what_needs_it(out: Path) -> None:
