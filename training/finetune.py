@@ -150,7 +150,7 @@ class Finetuned(Trained):
 
 
 def check(config: FinetuneConfig, dataset: Dataset) -> None:
-    """Can this dataset be fine-tuned on so? For before a long pretraining. ValueError, in one sentence, where splits or labels are missing."""
+    """Can this dataset be fine-tuned on so? ValueError, in one sentence, where splits or labels are missing."""
     _open(config, dataset)
 
 
