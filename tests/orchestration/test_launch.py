@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.launch import Launch, LaunchError, run_pretrain
+from orchestration.launch import Launch, LaunchError, run_training
 from tests.training.training_cases import CONFIG
 from training.journal import curves
 from training.loop import Place
@@ -24,12 +24,12 @@ TWO = Launch(launcher="ray", workers=2, place=PLACE)
 @pytest.fixture(scope="module")
 def alone(small_dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    run_pretrain(PretrainConfig.model_validate(CONFIG), small_dataset, folder, HERE)
+    run_training(PretrainConfig.model_validate(CONFIG), small_dataset, folder, HERE)
     return folder
 
 
 def test_two_ray_workers_give_the_losses_of_one(alone: Path, small_dataset: str, tmp_path: Path) -> None:
-    result = run_pretrain(PretrainConfig.model_validate(CONFIG), small_dataset, tmp_path / "run", TWO)
+    result = run_training(PretrainConfig.model_validate(CONFIG), small_dataset, tmp_path / "run", TWO)
     assert result["workers"] == 2
     one, two = curves(alone / "journal.jsonl")["loss"], curves(tmp_path / "run" / "journal.jsonl")["loss"]
     assert abs(one[0][1] - two[0][1]) < 1e-5
@@ -41,7 +41,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_a_run_left_alo
     import psutil
 
     config = PretrainConfig.model_validate(CONFIG | {"fit": {"epochs": 20, "batch": 8, "seed": 3}})
-    run_pretrain(config, small_dataset, tmp_path / "alone", HERE)
+    run_training(config, small_dataset, tmp_path / "alone", HERE)
     run = tmp_path / "run"
     killed: list[int] = []
 
@@ -58,7 +58,7 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_a_run_left_alo
 
     thread = threading.Thread(target=kill)
     thread.start()
-    run_pretrain(config, small_dataset, run, Launch(launcher="ray", workers=1, place=PLACE))
+    run_training(config, small_dataset, run, Launch(launcher="ray", workers=1, place=PLACE))
     thread.join()
     assert killed
     first, second = load_objective(tmp_path / "alone").state_dict(), load_objective(run).state_dict()
@@ -68,12 +68,12 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_a_run_left_alo
 def test_an_error_that_would_repeat_is_one_sentence_and_no_retry(small_dataset: str, tmp_path: Path) -> None:
     config = PretrainConfig.model_validate(CONFIG | {"fit": {"batch": 64}})
     with pytest.raises(LaunchError, match="fewer than one batch of 64"):
-        run_pretrain(config, small_dataset, tmp_path / "run", Launch(launcher="ray", workers=1, place=PLACE))
+        run_training(config, small_dataset, tmp_path / "run", Launch(launcher="ray", workers=1, place=PLACE))
 
 
 def test_more_workers_than_the_cluster_holds_is_said_at_once(small_dataset: str, tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"wants 1 GPUs and the Ray cluster has 0"):
-        run_pretrain(PretrainConfig.model_validate(CONFIG), small_dataset, tmp_path / "run", Launch(launcher="ray", workers=1, gpu=True))
+        run_training(PretrainConfig.model_validate(CONFIG), small_dataset, tmp_path / "run", Launch(launcher="ray", workers=1, gpu=True))
 
 
 def test_where_it_runs_is_no_part_of_the_result(alone: Path) -> None:

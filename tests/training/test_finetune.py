@@ -181,7 +181,7 @@ def test_what_the_test_split_says_changes_no_weight(
     assert result["figures"][0]["details"]["scores"] != result_of(alone)["figures"][0]["details"]["scores"]
     reads = [(index, finished) for index, finished in opened if index in test]
     assert all(finished for _, finished in reads)
-    assert sorted(index for index, _ in reads) == sorted(test)
+    assert {index for index, _ in reads} == test
 
 
 def test_two_workers_are_one(parts_dataset: str, tmp_path: Path) -> None:
@@ -270,9 +270,18 @@ def test_damaged_weights_are_refused(left_alone: tuple[str, Path], parts_dataset
 def test_a_frozen_encoder_stays_what_it_was_to_the_bit(kind: str, parts_dataset: str, tmp_path: Path) -> None:
     config = ENCODERS[kind]
     start = encoder_file.random(config, 3)
-    result = run(tmp_path, parts_dataset, "classification", encoder=config.model_dump(), freeze_encoder=True)
+    encoder_file.save(tmp_path / "start", start.module, config, {})
+    values = CONFIG | {"task": TASKS["classification"], "encoder": config.model_dump(), "freeze_encoder": True}
+    place = Place(device="cpu", threads=1)
+    dataset = Dataset.open(parts_dataset)
+    result = finetune(FinetuneConfig.model_validate(values), dataset, tmp_path / "given", World(), place, tmp_path / "start")
     assert result["fingerprint"] == start.fingerprint
     assert result["parameters"]["trained"] == result["parameters"]["head"]
+    # random weights get the batch statistics of training clouds, and nothing else changes
+    finetune(FinetuneConfig.model_validate(values), dataset, tmp_path / "random", World(), place)
+    ended = encoder_file.load(tmp_path / "random" / "encoder").module
+    assert all(torch.equal(a, b) for a, b in zip(ended.parameters(), start.module.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(ended.buffers(), start.module.buffers(), strict=True))
 
 
 def test_the_encoder_has_a_rate_of_its_own() -> None:
