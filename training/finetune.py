@@ -38,7 +38,7 @@ from training.evaluation.figure import Figure
 from training.evaluation.norms import settle
 from training.files import FileError, check_folder, read_plain, read_tensors, write_folder, write_json
 from training.journal import curves
-from training.loop import FitConfig, OptimizerConfig, Place, Trained, TrainingError, fit
+from training.loop import FitConfig, OptimizerConfig, Place, Trained, TrainingError, facts, fit
 from training.noise import key_for
 from training.ops.batchnorm import sum_over_ranks
 from training.partial import over
@@ -224,14 +224,7 @@ def finetune(
                 "head": sum(p.numel() for p in module.head.parameters()),
                 "trained": trained,
             },
-            "steps": done.steps,
-            "steps_this_run": done.steps_here,
-            "seconds_this_run": round(done.seconds, 3),
-            "started": began,
-            "steps_per_second": done.steps_here / done.seconds if done.steps_here else None,
-            "workers": world.size,
-            "device": str(world.device),
-            "metrics": done.metrics,
+            **facts(done, began, world),
         }
         write_json(result_path, result)
     barrier()

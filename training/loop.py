@@ -99,6 +99,20 @@ class FitResult:
     metrics: dict[str, float]
 
 
+def facts(done: FitResult, began: float, world: World) -> dict[str, Any]:
+    """What every training's result.json says of its run; began: seconds since the epoch."""
+    return {
+        "steps": done.steps,
+        "steps_this_run": done.steps_here,
+        "seconds_this_run": round(done.seconds, 3),
+        "started": began,
+        "steps_per_second": done.steps_here / done.seconds if done.steps_here else None,
+        "workers": world.size,
+        "device": str(world.device),
+        "metrics": done.metrics,
+    }
+
+
 def learning_rate(config: OptimizerConfig, step: int, per_epoch: int, epochs: int) -> float:
     """The rate of step `step` (from 0)."""
     epoch = step // per_epoch

@@ -20,7 +20,7 @@ from training import encoder_file
 from training.distributed import World, barrier
 from training.encoders import DGCNNConfig, PointEncoderConfig, PointTransformerConfig
 from training.files import FileError, check_folder, read_plain, read_tensors, write_folder, write_json
-from training.loop import FitConfig, OptimizerConfig, Place, TrainingError, fit
+from training.loop import FitConfig, OptimizerConfig, Place, TrainingError, facts, fit
 from training.objectives import CrossBertConfig, CrossPointConfig, Objective, ObjectiveConfig, begin, build, prepare
 from training.partial import over
 
@@ -115,16 +115,9 @@ def pretrain(
         result = {
             **identity,
             "fingerprint": mark,
-            "steps": done.steps,
-            "steps_this_run": done.steps_here,
-            "seconds_this_run": round(done.seconds, 3),
-            "started": began,
-            "steps_per_second": done.steps_here / done.seconds if done.steps_here else None,
-            "workers": world.size,
-            "device": str(world.device),
+            **facts(done, began, world),
             "objects": len(indices),
             "parameters": parameters,
-            "metrics": done.metrics,
         }
         write_json(result_path, result)
     barrier()

@@ -34,7 +34,7 @@ from training.batches import Sample
 from training.distributed import World, barrier, gather
 from training.encoder_file import fingerprint
 from training.files import FileError, check_folder, read_plain, read_tensors, write_folder, write_json
-from training.loop import FitConfig, OptimizerConfig, Place, Trained, TrainingError, fit
+from training.loop import FitConfig, OptimizerConfig, Place, Trained, TrainingError, facts, fit
 from training.noise import key_for
 from training.ops.batchnorm import sum_over_ranks
 from training.ops.chamfer import chamfer_l1
@@ -242,16 +242,9 @@ def train_tokenizer(
         result = {
             **identity,
             "fingerprint": figures["fingerprint"],
-            "steps": done.steps,
-            "steps_this_run": done.steps_here,
-            "seconds_this_run": round(done.seconds, 3),
-            "started": began,
-            "steps_per_second": done.steps_here / done.seconds if done.steps_here else None,
-            "workers": world.size,
-            "device": str(world.device),
+            **facts(done, began, world),
             "objects": len(training),
             "parameters": {**children, "codebook": module.dvae.codebook.numel()},
-            "metrics": done.metrics,
             "judgement": {name: value for name, value in figures.items() if name not in identity},
         }
         write_json(folder / "result.json", result)
