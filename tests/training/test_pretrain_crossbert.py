@@ -53,7 +53,7 @@ def test_the_run_holds_the_tokenizer_and_a_calibrated_temperature(left_alone: Pa
     module = load_objective(left_alone)
     assert isinstance(module, CrossBert)
     given = load_tokenizer(Path(tokenizer)).state_dict()
-    kept = module.tokenizer["dvae"].state_dict()
+    kept = module.tokenizer.state_dict()
     assert all(torch.equal(given[name], kept[name]) for name in given)  # after as before the training
     assert float(module.temperature) not in (0.0, 1.0)
     assert json.loads((left_alone / "result.json").read_text())["tokenizer"]

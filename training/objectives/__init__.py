@@ -74,7 +74,8 @@ def begin(module: Objective, dataset: Dataset, split: str, seed: int, given: Pat
     tokenizer = load_tokenizer(given)
     if tokenizer.config != config.tokenizer.model:
         raise ValueError(f"the tokenizer in {given} has other sizes than objective.tokenizer.model: name another folder")
-    module.tokenizer["dvae"].load_state_dict(tokenizer.state_dict())
+    assert module.tokenizer is not None
+    module.tokenizer.load_state_dict(tokenizer.state_dict())
     if config.modelling.temperature is None:
         order = np.random.Generator(np.random.PCG64(seed)).permutation(dataset.indices(split))[:_CALIBRATED].tolist()
         rows: list[Tensor] = []

@@ -25,7 +25,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ from training.key_queue import KeyQueue
 from training.loop import Trained
 from training.losses import info_nce
 from training.masking import MaskConfig, draw_mask
-from training.momentum import Frozen, follow, teacher
+from training.momentum import follow, teacher
 from training.noise import fold, key_for
 from training.ops.batchnorm import BatchNorm1d
 from training.ops.grouping import Patches
@@ -271,7 +271,7 @@ class CrossBert(Trained):
         self.fusion = Fusion(config.fusion, width)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.zeros(width), std=0.02))
         self.token_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vocabulary))
-        self.tokenizer = Frozen({"dvae": DVAE(config.tokenizer.model)} if config.uses_tokenizer else {})
+        self.tokenizer = DVAE(config.tokenizer.model).freeze() if config.uses_tokenizer else None
         self.teacher = teacher(**self._students())
         self.point_queue = KeyQueue(alignment.queue, alignment.width, alignment.queue_start)
         self.image_queue = KeyQueue(alignment.queue, alignment.width, alignment.queue_start)
@@ -298,10 +298,6 @@ class CrossBert(Trained):
 
     def _copy(self, name: str) -> Any:
         return self.teacher[name]
-
-    @property
-    def _tokenizer(self) -> DVAE:
-        return cast("DVAE", self.tokenizer["dvae"])
 
     def _freeze_unused(self) -> None:
         """Takes what no loss reaches out of the optimiser, so that several workers need not look for it at each step."""
@@ -556,7 +552,8 @@ class CrossBert(Trained):
                 if self.training:
                     self.centre.lerp_(gather(logits.mean((0, 1))[None]).mean(0), 0.1)
             else:
-                logits = self._tokenizer.logits(patches).float()
+                assert self.tokenizer is not None
+                logits = self.tokenizer.logits(patches).float()
                 shares = (logits / self.temperature.to(logits.dtype)).softmax(-1)
             if config.choice == "single":
                 shares = functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(shares.dtype)

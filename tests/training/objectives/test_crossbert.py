@@ -184,7 +184,7 @@ def test_the_modelling_loss_is_the_cross_entropy_of_hidden_patches_and_never_bel
     loss, terms = one(data)
     assert float(terms["loss_mcm"]) >= float(terms["target_entropy"])
     patches = one.encoder.patch(data["points_a"])
-    P = (one.tokenizer["dvae"].logits(patches) / 1.0).softmax(-1)
+    P = (one.tokenizer.logits(patches) / 1.0).softmax(-1)
     copies = one.teacher
     R = copies["fusion"](
         copies["encoder"].tokens(patches), patches.centres, copies["adapter"](copies["image_encoder"].tokens(data["image_a"]))

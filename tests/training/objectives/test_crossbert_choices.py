@@ -77,7 +77,7 @@ def test_the_targets_are_the_same_in_half_precision() -> None:
     fused = {"fused": torch.randn(6, 9, 32, generator=torch.Generator().manual_seed(0))}
     whole = one._shares(patches, fused, fused["fused"])
     kept: list[torch.Tensor] = []
-    one._tokenizer.encoder.register_forward_hook(lambda _, inputs, output: kept.append(output))
+    one.tokenizer.encoder.register_forward_hook(lambda _, inputs, output: kept.append(output))
     _, plain = one(batch())
     with torch.autocast("cpu", torch.bfloat16):
         _, half = one(batch())
