@@ -205,6 +205,74 @@ def generate(
     fail_with(summary.failed, to)
 
 
+@app.command("import")
+def import_recordings(
+    form: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="msr_action3d, hoi4d_actions, hoi4d_semantic, synthia4d, radhar or mhomeges.")
+    ],
+    path: Annotated[Path, typer.Argument(help="The folder with the benchmark's files.")],
+    to: Annotated[str, typer.Option("--to", help="Folder or URI of the dataset.")],
+    points: Annotated[int | None, typer.Option(help="Points a frame; what the format gives by default.")] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(help="People, session or sequence to hold out in place of the official split, as a pattern; may be repeated."),
+    ] = None,
+    val: Annotated[list[str] | None, typer.Option(help="The same, for validation; taken out of train.")] = None,
+    val_fraction: Annotated[float, typer.Option(help="Share of the train recordings for validation.")] = 0.0,
+    window: Annotated[int | None, typer.Option(help="Cut into windows of so many frames; 0: whole recordings.")] = None,
+    step: Annotated[int | None, typer.Option(help="Frames from one window's start to the next one's.")] = None,
+    at_least: Annotated[int | None, typer.Option(help="A recording of fewer frames is short.")] = None,
+    short: Annotated[str | None, typer.Option(help="What becomes of a short one: keep, repeat_last or leave_out.")] = None,
+    lists: Annotated[
+        list[str] | None, typer.Option("--list", metavar="SPLIT=FILE", help="A list of names beside the data; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the points that are kept of a frame.")] = 0,
+    workers: Annotated[int, typer.Option(help="Ray workers; 0: this process, without Ray.")] = 1,
+    address: Address = None,
+) -> None:
+    """Makes a dataset of a public benchmark's recordings, or completes one: the same command again does what is missing.
+
+    Example: crossloom import radhar .data/radhar --to data/radhar-d --test D --workers 2
+    """
+    from pipeline.config import checked
+    from pipeline.generate import generate as make
+    from pipeline.recipe import Recipe
+    from pipeline.sources.recordings import COUNTS, SHARD_ASSETS, RecordingSource, overview
+    from pipeline.status import flags
+
+    wrong = next((text for text in lists or () if "=" not in text), None)
+    if wrong is not None:
+        raise UsageError(f"--list {wrong} names no split; write SPLIT=FILE, as train=release.txt.")
+    given = {
+        "test": tuple(test or ()) or None,
+        "val": tuple(val or ()) or None,
+        "window": window,
+        "step": step,
+        "at_least": at_least,
+        "short": short,
+        "lists": dict(text.split("=", 1) for text in lists) if lists else None,
+    }
+    values: dict[str, Any] = {
+        "name": form,
+        "source": {"kind": "recording", "format": form, "path": path} | {name: value for name, value in given.items() if value is not None},
+        "points": {"count": COUNTS.get(form, 1) if points is None else points},
+        "seed": seed,
+        "val_fraction": val_fraction,
+    }
+    if form in SHARD_ASSETS:
+        values["shard_assets"] = SHARD_ASSETS[form]
+    recipe = checked(Recipe, values, "the options")
+    summary = make(recipe, to, workers=workers, address=address)
+    typer.echo(summary.text())
+    assert isinstance(recipe.source, RecordingSource)
+    for split, (here, whole) in overview(recipe.source).items():
+        typer.echo(f"{split} by the official split: {here:,} recordings of the whole set's {whole:,} are here")
+    if found := flags(to):
+        typer.echo("flagged: " + ", ".join(f"{count:,} {name}" for name, count in found.items()))
+    typer.echo(f"next: crossloom stats {to}")
+    fail_with(summary.failed, to)
+
+
 @app.command()
 def pretrain(
     config: Annotated[Path, typer.Argument(help="The training's configuration.")],
@@ -406,9 +474,9 @@ def bench_render(
 
 @bench.command("train")
 def bench_train(
-    method: Annotated[Literal["crosspoint", "crossbert"], typer.Option(help="Whose operators and steps.")] = "crosspoint",
-    size: Annotated[Literal["small", "paper"], typer.Option(help="Of crossbert's networks and clouds.")] = "small",
-    clouds: Annotated[int, typer.Option(help="Clouds of a step.")] = 8,
+    method: Annotated[Literal["crosspoint", "crossbert", "crossvideo"], typer.Option(help="Whose operators and steps.")] = "crosspoint",
+    size: Annotated[Literal["small", "paper"], typer.Option(help="Of crossbert's and crossvideo's networks and clouds.")] = "small",
+    clouds: Annotated[int, typer.Option(help="Clouds of a step, or clips.")] = 8,
     points: Annotated[int, typer.Option(help="Points of a cloud, for crosspoint.")] = 1024,
     threads: Annotated[int, typer.Option(help="torch threads.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -422,6 +490,10 @@ def bench_train(
         from orchestration.bench.crossbert import bench_crossbert
 
         show(bench_crossbert(size=size, clouds=clouds, threads=threads, device=device), as_json)
+    elif method == "crossvideo":
+        from orchestration.bench.crossvideo import bench_crossvideo
+
+        show(bench_crossvideo(size=size, clips=clouds, threads=threads, device=device), as_json)
     else:
         from orchestration.bench.train import bench_ops
 

@@ -28,6 +28,7 @@ from training.finetune import FinetuneConfig
 from training.finetune import check as check_finetuning
 from training.objectives import CrossBertConfig
 from training.pretrain import PretrainConfig
+from training.tasks import fits
 
 _NAME = r"^[A-Za-z0-9_-]+$"
 
@@ -85,6 +86,11 @@ class Experiment(BaseModel):
             if downstream.training.fit.batch % self.launch.workers:
                 batch = downstream.training.fit.batch
                 raise ValueError(f"finetune.{task}.training.fit.batch: {batch} does not divide among {self.launch.workers} workers")
+            for arm in downstream.arms or self.pretrain:
+                try:
+                    fits(downstream.training.task, self.pretrain[arm].encoder, downstream.training.viewing())
+                except ValueError as error:
+                    raise ValueError(f"finetune.{task}, after the arm {arm}: {error}") from error
         return self
 
 
@@ -175,7 +181,9 @@ def _dataset_stage(name: str, recipe: Recipe, experiment: Experiment, progress: 
         for task, downstream in experiment.finetune.items():
             if (downstream.data or experiment.data) == recipe:
                 try:
-                    check_finetuning(downstream.training, dataset)  # now, not after hours of pretraining
+                    arm = next(iter(downstream.arms or experiment.pretrain))
+                    training = downstream.training.model_copy(update={"encoder": experiment.pretrain[arm].encoder})
+                    check_finetuning(training, dataset)  # now, not after hours of pretraining
                 except ValueError as error:
                     raise StageError(f"The fine-tuning {task} could not be made afterwards: {error}") from error
         write_gallery(uri, folder / "gallery.html")

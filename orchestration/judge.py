@@ -1,5 +1,7 @@
 """The evaluation stage: a trained encoder and its twin with random weights, side by side, as figures and evidence.
 
+A protocol that the objective has nothing for (retrieval of images that it never saw) is left out and named.
+
 FOLDER/evidence afterwards: keys.json (keys, classes, indices, views of the test samples, in one order), features_pretrained.npy and
 features_random.npy (n, F) of clouds as they are, points.npy and images.npy (n, D), the pretrained embeddings with length 1.
 """
@@ -14,17 +16,20 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from pipeline.reader import Dataset
 from training import encoder_file
-from training.augment import Cloud
+from training.clip_views import ClipAugment
+from training.encoders import is_video
+from training.evaluation.clips import clips, with_count
 from training.evaluation.evaluate import EvaluateConfig, Gathered, evaluate
 from training.evaluation.features import clouds
 from training.evaluation.figure import Figure
 from training.evaluation.knn import unit_rows
 from training.evaluation.norms import settle
 from training.files import digest
-from training.objectives import Objective
+from training.objectives import C2PConfig, CrossVideo, CrossVideoConfig, Objective
 from training.pretrain import PretrainConfig, fresh, load_objective
 
 Weights = Literal["pretrained", "random"]
@@ -35,11 +40,27 @@ def judge(folder: Path, trained: Path, dataset_uri: str, config: EvaluateConfig,
     dataset = Dataset.open(dataset_uri)
     module = load_objective(trained)
     training = PretrainConfig.model_validate(json.loads((trained / "objective" / "objective.json").read_text())["config"])
+    left_out = [protocol for protocol in config.protocols if not _possible(protocol, module)]
+    config = config.model_copy(update={"protocols": tuple(p for p in config.protocols if p not in left_out)})
+    if not config.protocols:
+        raise ValueError(f"{training.objective.kind} has nothing for {', '.join(left_out)}: choose other protocols")
     figures = _objective_figures(module, training, dataset, config, "pretrained", device, _keeper(folder, dataset, "pretrained"))
     twin = fresh(training).to(device)
-    settle(twin.encoder, _training_clouds(dataset, config), device, config.batch)
+    settle(twin.encoder, _training_items(dataset, config, view_of(training.objective)), device, config.batch)
     figures += _objective_figures(twin, training, dataset, config, "random", device, _keeper(folder, dataset, "random"))
-    return outputs(figures)
+    return outputs(figures) | ({"left_out_protocols": left_out} if left_out else {})
+
+
+def view_of(objective: BaseModel) -> ClipAugment | None:
+    """How an objective's encoder sees clips; None for one of single clouds."""
+    return objective.point_augment if isinstance(objective, CrossVideoConfig | C2PConfig) else None
+
+
+def _possible(protocol: str, module: Objective) -> bool:
+    """Whether an objective has what a protocol looks at."""
+    if protocol == "frame_retrieval":
+        return isinstance(module, CrossVideo)
+    return protocol != "retrieval" or module.image_branch is not None
 
 
 def outputs(figures: Sequence[Figure]) -> dict[str, Any]:
@@ -84,11 +105,12 @@ def evaluate_folder(trained: Path, dataset_uri: str, protocols: Sequence[str], t
     else:
         dataset = Dataset.open(dataset_uri)
         encoder = encoder_file.load(trained if (trained / "encoder.json").exists() else trained / "encoder")
+        view = _recorded_view(encoder)
         twin = encoder_file.random(encoder.config, 0).module
-        settle(twin, _training_clouds(dataset, config), "cpu", config.batch)
-        figures = evaluate(encoder.module, dataset, config, weights="pretrained", fingerprint=encoder.fingerprint)
+        settle(twin, _training_items(dataset, config, view), "cpu", config.batch)
+        figures = evaluate(encoder.module, dataset, config, weights="pretrained", fingerprint=encoder.fingerprint, view=view)
         mark = encoder_file.fingerprint(twin, encoder.config)
-        figures += evaluate(twin, dataset, config, weights="random", fingerprint=mark)
+        figures += evaluate(twin, dataset, config, weights="random", fingerprint=mark, view=view)
         found = outputs(figures)
     if to is not None:
         to.mkdir(parents=True, exist_ok=True)
@@ -97,10 +119,20 @@ def evaluate_folder(trained: Path, dataset_uri: str, protocols: Sequence[str], t
     return rows
 
 
-def _training_clouds(dataset: Dataset, config: EvaluateConfig) -> Iterator[Cloud]:
-    """At most 1,024 clouds of the training split, in random order, as the evaluation gives them to the encoder."""
+def _training_items(dataset: Dataset, config: EvaluateConfig, view: ClipAugment | None) -> Iterator[NDArray[np.float32]]:
+    """At most 1,024 clouds, or clips, of the training split, in random order, as the evaluation gives them to the encoder."""
     order = np.random.default_rng(config.seed).permutation(dataset.indices(config.train_split))[:1024]
-    return clouds(dataset, order, config.points, config.normalise, None)
+    if view is None:
+        return clouds(dataset, order, config.points, config.normalise, None)
+    return clips(dataset, order, with_count(config.clips or view, config.points), None)
+
+
+def _recorded_view(encoder: encoder_file.Encoder) -> ClipAugment | None:
+    """How the encoder saw clips in the training that it comes from, or the default where that is not known; None for one of clouds."""
+    if not is_video(encoder.config):
+        return None
+    objective = encoder.provenance.get("config", {}).get("objective", {})
+    return ClipAugment.model_validate(objective.get("point_augment", {}))
 
 
 def _objective_figures(
@@ -122,8 +154,10 @@ def _objective_figures(
         device=device,
         point_head=module.feature_head,
         image_branch=module.image_branch,
-        image=training.objective.image_augment,
+        image=getattr(training.objective, "image_augment", None),
         keep=keep,
+        view=view_of(training.objective),
+        objective=module if isinstance(module, CrossVideo) else None,
     )
 
 

@@ -21,9 +21,13 @@ _MEANING = {
     "points.npy": "(N, 3) float32, positions",
     "normals.npy": "(N, 3) float32, unit normals",
     "colors.npy": "(N, 3) uint8, colours",
-    "parts.npy": "(N,) int16, part numbers; their names stand in the json",
+    "clip.npy": "(T, N, 3) float32, positions at each instant; the instants' seconds stand in the json",
+    "actions.npy": "(T,) int16, action numbers; their names stand in the json, -1 for none",
+    "features.npy": "(T, N, F) float32, values that go with the points; their names stand in the json",
+    "valid.npy": "(T, N) bool, False for a repeated point that only fills up",
+    "parts.npy": "(N,) or (T, N) int16, part numbers; their names stand in the json, -1 for none",
 }
-_PICTURES = {"v": "views", "d": "depth, 16 bits", "m": "masks"}
+_PICTURES = {"v": "views", "d": "depth, 16 bits", "m": "masks", "f": "frames, one for each instant of the clip"}
 
 
 def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -42,10 +46,10 @@ def card(uri: str) -> str:
     splits = list(dict.fromkeys(dataset.splits.tolist()))
     parts = [
         f"# {_cell(info['name'])}",
-        f"{len(dataset):,} point clouds, each with pictures of the same object, in {len(set(dataset.classes.tolist())):,} classes.",
+        f"{len(dataset):,} {_what(dataset)}, in {len(set(dataset.classes.tolist())):,} classes.",
         f"Fingerprint: `{dataset.fingerprint}`",
         "## Contents",
-        _table(["split", "samples", "failed", "classes", "points", "views", "size"], _split_rows(uri)),
+        _contents(uri),
         _table(
             ["class", *splits, "all"],
             [[cls, *(f"{found.get(split, 0):,}" for split in splits), f"{total:,}"] for cls, found, total in class_counts(dataset)],
@@ -76,9 +80,18 @@ def card(uri: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _split_rows(uri: str) -> list[list[str]]:
-    names = ("split", "samples", "failed", "classes", "points", "views")
-    return [[*(value if isinstance(value := row[n], str) else f"{value:,}" for n in names), page.size(row["bytes"])] for row in stats(uri)]
+def _what(dataset: Dataset) -> str:
+    names = dataset.members(0) if len(dataset) else ()
+    if "clip.npy" in names:
+        return "point-cloud videos, each with an image video of the same instants" if "f000.png" in names else "point-cloud videos"
+    return "point clouds, each with pictures of the same object"
+
+
+def _contents(uri: str) -> str:
+    rows = stats(uri)
+    names = ("split", "samples", "failed", "classes", "points", "frames" if rows[-1].get("frames") else "views")
+    cells = [[*(value if isinstance(value := row[n], str) else f"{value:,}" for n in names), page.size(row["bytes"])] for row in rows]
+    return _table([*names, "size"], cells)
 
 
 def _members(dataset: Dataset) -> list[list[str]]:
@@ -96,6 +109,9 @@ def _members(dataset: Dataset) -> list[list[str]]:
 
 def _snippet(dataset: Dataset) -> str:
     """A program that reads the dataset with webdataset alone, from within its folder."""
+    names = dataset.members(0) if len(dataset) else ()
+    if "clip.npy" in names:
+        return _clip_snippet("f000.png" in names)
     view = page.view_names(dataset, 0)[0] if len(dataset) else "v00.png"
     return f"""import glob, io, json
 import numpy as np, webdataset as wds
@@ -108,6 +124,23 @@ for sample in wds.WebDataset(sorted(glob.glob("shards/*.tar")), shardshuffle=Fal
     K = np.array(facts["cameras"]["K"])[0]                   # of the first view
     world_to_camera = np.array(facts["cameras"]["world_to_camera"])[0]
     print(sample["__key__"], facts["class"], points.shape, image.size)"""
+
+
+def _clip_snippet(frames: bool) -> str:
+    pictures = ""
+    if frames:
+        pictures = """
+    frame = Image.open(io.BytesIO(sample["f000.png"]))      # of the first instant
+    world_to_camera = np.array(facts["cameras"]["world_to_camera"])[0]"""
+    packages = "import numpy as np, webdataset as wds" + ("\nfrom PIL import Image" if frames else "")
+    return f"""import glob, io, json
+{packages}
+
+for sample in wds.WebDataset(sorted(glob.glob("shards/*.tar")), shardshuffle=False):
+    facts = json.loads(sample["json"])
+    clip = np.load(io.BytesIO(sample["clip.npy"]))          # (T, N, 3){pictures}
+    times_s = facts["clip"]["times_s"]                       # (T,)
+    print(sample["__key__"], facts["class"], clip.shape, times_s[-1])"""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import manifest, page
+from pipeline.page import Pair
+from pipeline.page.clips import ClipSample, are_clips, load_clip
 from pipeline.reader import Dataset
 from pipeline.storage import Store
 
@@ -38,7 +40,11 @@ def write_gallery(uri: str, to: Path, *, limit: int = 60, seed: int = 0) -> Path
     dataset = Dataset.open(uri)
     shown = choose(dataset, limit, seed)
     allowed = _BYTES / max(1, len(shown))
-    pairs = [page.load_pair(dataset, index, bytes_allowed=allowed, seed=seed) for index in shown]
+    moving = are_clips(dataset)
+    pairs: list[Pair | ClipSample] = [
+        (load_clip if moving else page.load_pair)(dataset, index, bytes_allowed=allowed, seed=seed)  # type: ignore[operator]
+        for index in shown
+    ]
     pairs.sort(key=lambda pair: pair.cls)
     rows = _rows(uri)
     text = (
@@ -54,6 +60,8 @@ def write_gallery(uri: str, to: Path, *, limit: int = 60, seed: int = 0) -> Path
             splits=list(dict.fromkeys(dataset.splits.tolist())),
             samples=len(dataset),
             pairs=pairs,
+            clips=moving,
+            filmed=any(getattr(one, "film", None) for one in pairs),
             limit=limit,
             seed=seed,
             layers=_layers(dataset),
@@ -98,20 +106,69 @@ def class_counts(dataset: Dataset) -> list[tuple[str, dict[str, int], int]]:
 def essentials(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a reader asks first about how a dataset was made: (name, words)."""
     recipe = info["recipe"]
-    source, rig, points, views = recipe["source"], recipe["views"]["rig"], recipe["points"], recipe["views"]
-    beside = [name for name in ("normals", "colors", "parts") if points[name]]
-    pictures = [{"rgb": "colour", "rgba": "colour with alpha"}[views["color"]], *(name for name in ("depth", "mask") if views[name])]
-    found = [
-        ("Source", "built-in shapes" if source["kind"] == "shapes" else "meshes in class folders"),
-        ("Points", f"{points['count']:,} by area" + (f", with {', '.join(beside)}" if beside else "")),
-        ("Views", f"{24 if rig['kind'] == 'shapenet24' else rig['count']} of {rig['size']} × {rig['size']}: {', '.join(pictures)}"),
-        ("Cameras", _cameras(rig)),
-        ("Renderer", str(info["renderer"])),
-        ("Seed", str(recipe["seed"])),
-    ]
+    found = [("Source", _source(recipe["source"]))]
+    if recipe.get("clips"):
+        found += _clips(recipe)
+    elif recipe["source"]["kind"] == "recording":
+        found += _recordings(recipe)
+    else:
+        found += _views(recipe)
+    if recipe["source"]["kind"] != "recording":
+        found.append(("Renderer", str(info["renderer"])))
+    found.append(("Seed", str(recipe["seed"])))
     if info["plan"]["left_out"]:
         found.append(("Left out", ", ".join(f"{count:,} {rule}" for rule, count in info["plan"]["left_out"].items())))
     return found
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    words = {"shapes": "built-in shapes", "creatures": "built-in creatures", "animated": "animated meshes"}
+    if source["kind"] == "recording":
+        return f"recordings of {source['format']}"
+    name = words.get(source["kind"], "meshes in class folders")
+    return f"{name}, {source['joined'][0]} to {source['joined'][1]} clips joined to a sequence" if source.get("sequences") else name
+
+
+def _views(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    points, views = recipe["points"], recipe["views"]
+    rig = views["rig"]
+    beside = [name for name in ("normals", "colors", "parts") if points[name]]
+    pictures = [{"rgb": "colour", "rgba": "colour with alpha"}[views["color"]], *(name for name in ("depth", "mask") if views[name])]
+    return [
+        ("Points", f"{points['count']:,} by area" + (f", with {', '.join(beside)}" if beside else "")),
+        ("Views", f"{24 if rig['kind'] == 'shapenet24' else rig['count']} of {rig['size']} × {rig['size']}: {', '.join(pictures)}"),
+        ("Cameras", _cameras(rig)),
+    ]
+
+
+def _clips(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    clips, camera = recipe["clips"], recipe["clips"]["camera"]
+    how = {
+        "surface": "drawn afresh on the surface of each frame",
+        "track": "drawn once on the surface and carried by it",
+        "visible": "back-projected from what the camera sees of each frame",
+    }[clips["points"]]
+    drawn = [name for name in ("light", "background") if clips[name]]
+    turn = camera["orbit_deg"]
+    angles = [f"elevation {_degrees(camera['elevation_deg'])}", f"azimuth {_degrees(camera['azimuth_deg'])}"]
+    angles += [f"turning by {_degrees(turn)}" if turn else "standing still", f"field of view {camera['fov_deg']:g}°"]
+    return [
+        ("Clips", f"{clips['frames']:,} frames, {clips['fps']:g} a second"),
+        ("Points", f"{recipe['points']['count']:,} a frame, {how}" + (", with parts" if recipe["points"]["parts"] else "")),
+        ("Frames", f"{camera['size']} × {camera['size']}" + (f", {' and '.join(drawn)} drawn for each clip" if drawn else "")),
+        ("Camera", ", ".join(angles)),
+    ]
+
+
+def _recordings(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    source = recipe["source"]
+    lengths = f"windows of {source['window']} frames, one every {source['step']}" if source["window"] else "whole recordings"
+    short = {"keep": "kept as they are", "repeat_last": "filled up with their last frame", "leave_out": "left out"}[source["short"]]
+    if source["at_least"] > 1:
+        lengths += f"; those of fewer than {source['at_least']} frames {short}"
+    held = [f"{name} {', '.join(source[name])}" for name in ("val", "test") if source[name]]
+    found = [("Clips", lengths), ("Points", f"{recipe['points']['count']:,} a frame, metres, as recorded")]
+    return [*found, ("Held out", "; ".join(held) if held else "by the official split")]
 
 
 def _cameras(rig: Mapping[str, Any]) -> str:
@@ -130,6 +187,8 @@ def _layers(dataset: Dataset) -> dict[str, list[tuple[str, str]]]:
     recipe = dataset.info["recipe"]
     views = [("color", "colour"), *((name, name) for name in ("depth", "mask") if recipe["views"][name])]
     clouds = [(name, "colours" if name == "colors" else name) for name in ("colors", "normals", "parts") if recipe["points"][name]]
+    if len(dataset) and are_clips(dataset) and "parts.npy" in dataset.members(0):
+        clouds = [("parts", "parts")]
     return {"views": views, "clouds": [*clouds, ("plain", "plain")]}
 
 

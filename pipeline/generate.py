@@ -14,11 +14,11 @@ from pipeline import dataset, manifest, shards
 from pipeline.card import NAME as CARD
 from pipeline.card import card
 from pipeline.isolation import ENTRY, Isolated, describe_renderer
+from pipeline.outcome import STAGES
 from pipeline.plan import Plan, make_plan
 from pipeline.recipe import Recipe
-from pipeline.sources import FolderSource
 from pipeline.storage import StorageError, Store
-from pipeline.worker import STAGES, ShardResult, in_process, make_shard
+from pipeline.worker import ShardResult, in_process, make_shard
 
 
 @dataclass
@@ -26,8 +26,8 @@ class Summary:
     """What a run of `generate` did. samples and failed (by reason) are of the whole dataset, the rest of this run.
 
     wall_s is the run's own time, start_s that part of it before the first worker was ready, work_s from then to the last shard; the rates
-    count work_s. busy_s and, by stage, seconds are sums over the workers, so that assets_made / busy_s is the rate of one. log has the
-    last words of child processes that assets ended.
+    count work_s. busy_s and, by stage, seconds are sums over the workers, so that assets_made / busy_s is the rate of one. pictures is what
+    the images are called. log has the last words of child processes that assets ended.
     """
 
     uri: str
@@ -46,6 +46,7 @@ class Summary:
     work_s: float = 0.0
     busy_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
+    pictures: str = "images"
     log: list[str] = field(default_factory=list)
 
     @property
@@ -85,8 +86,9 @@ class Summary:
             found = f", {self.shards_found} were there" if self.shards_found else ""
             size = f"{self.bytes_made / 2**20:.1f} MiB"
             lines.append(f"{self.shards_made} shards made ({size}){found} in {self.wall_s:.1f} s, {self.start_s:.1f} s of it to start")
-            rate = f"{self.images_per_s:,.0f} images/s, {self.assets_per_s:,.1f} assets/s with {max(1, self.workers)} worker(s)"
-            lines.append(f"{rate}: " + ", ".join(f"{stage} {share:.0%}" for stage, share in self.shares.items()))
+            rate = f"{self.images_per_s:,.0f} {self.pictures}/s, {self.assets_per_s:,.1f} assets/s with {max(1, self.workers)} worker(s)"
+            shares = ", ".join(f"{stage} {share:.0%}" for stage, share in self.shares.items() if share)
+            lines.append(f"{rate}, {self.images_made / self.busy_s:,.0f} {self.pictures}/s of each: {shares}")
         else:
             lines.append(f"nothing to do: all {self.shards_found} shards were there")
         return "\n".join(lines + self.log)
@@ -124,7 +126,8 @@ def generate(
         missing = [shard for shard in plan.starts if shard not in done]
         results = _make(store, recipe, plan, missing, workers, address, isolate, entry)
         total = Summary(store.uri, 0, {}, "", plan.left_out, shards_found=len(done), workers=workers, seconds=dict.fromkeys(STAGES, 0.0))
-        with _bar(progress, plan, done) as advance:
+        total.pictures = "frames" if recipe.clips else "images"
+        with _bar(progress, plan, done, total.pictures) as advance:
             for result in results:
                 if result is None:
                     total.start_s = time.perf_counter() - begin
@@ -145,9 +148,10 @@ def generate(
 
 def _absolute(recipe: Recipe) -> Recipe:
     """The recipe with a source that a process elsewhere in the file system finds."""
-    if not isinstance(recipe.source, FolderSource):
+    path = getattr(recipe.source, "path", None)
+    if path is None:
         return recipe
-    return recipe.model_copy(update={"source": recipe.source.model_copy(update={"path": recipe.source.path.absolute()})})
+    return recipe.model_copy(update={"source": recipe.source.model_copy(update={"path": path.absolute()})})
 
 
 def _finished(store: Store, plan: Plan) -> set[str]:
@@ -195,7 +199,7 @@ def _add(total: Summary, result: ShardResult) -> None:
 
 
 @contextmanager
-def _bar(show: bool, plan: Plan, done: set[str]) -> Iterator[Callable[[ShardResult], None]]:
+def _bar(show: bool, plan: Plan, done: set[str], pictures: str) -> Iterator[Callable[[ShardResult], None]]:
     """A progress bar on stderr, with the assets made, the time left, images a second and failures."""
     columns = (
         TextColumn("{task.description}"),
@@ -214,7 +218,7 @@ def _bar(show: bool, plan: Plan, done: set[str]) -> Iterator[Callable[[ShardResu
             nonlocal images, failed
             images += result.images
             failed += sum(result.reasons.values())
-            rate = f"{images / (time.perf_counter() - begin):,.0f} images/s" + (f", {failed} failed" if failed else "")
+            rate = f"{images / (time.perf_counter() - begin):,.0f} {pictures}/s" + (f", {failed} failed" if failed else "")
             bar.update(task, advance=result.samples + sum(result.reasons.values()), rate=rate)
 
         yield advance

@@ -19,21 +19,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pipeline import png
+from pipeline.outcome import Outcome
 from pipeline.plan import Planned
 from pipeline.recipe import Recipe
-from pipeline.worker import OUT_OF_MEMORY, Outcome, open_renderer
-from render.cameras import Rig, build
-from render.checks import check, check_views
-from render.meshes import Material, Mesh, load
-from render.surface import sample
+from pipeline.warm_up import warm_up
+from pipeline.worker import OUT_OF_MEMORY, open_renderer
 from render.views import Renderer
 
 ENTRY = "pipeline.worker:make_sample"
@@ -221,7 +215,7 @@ def serve(descriptor: int) -> None:
         module, _, name = entry.partition(":")
         make: Callable[[Recipe, Renderer, Planned], Outcome] = getattr(importlib.import_module(module), name)
         renderer = open_renderer(recipe)
-        _warm_up(recipe, renderer)
+        warm_up(recipe, renderer)
     except Exception as error:
         text = " ".join(str(error).split()).rstrip(".")
         pipe.send_bytes(pickle.dumps(f"A worker cannot start its renderer {recipe.renderer!r} ({type(error).__name__}: {text})."))
@@ -259,23 +253,3 @@ def _limit_memory(extra: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = mapped + extra
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-def _warm_up(recipe: Recipe, renderer: Renderer) -> None:
-    """Compiles or loads what the first assets would wait for, outside of any asset's deadline and memory."""
-    corners = np.array([[-0.5, -0.5, -0.5], [0.5, -0.5, -0.5], [0.0, 0.5, -0.5], [0.0, 0.0, 0.5]])
-    faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]], np.int32)
-    plain = Mesh(corners, faces, (Material(),), np.zeros(4, np.int32))
-    picture = Material(texture=np.full((2, 2, 4), 128, np.uint8))
-    textured = replace(plain, materials=(picture,), corner_uv=np.zeros((4, 3, 2), np.float32), vertex_colors=np.full((4, 4), 9, np.uint8))
-    for mesh in (plain, textured):
-        views = renderer.render(mesh, build(Rig(count=1, size=16), 0), recipe.style)
-        check_views(views)
-        sample(mesh, 8, 0)
-    for image in (views.color[0], views.color[0, ..., :3], views.color[0, ..., 0], views.face_ids[0].astype(np.uint16)):
-        png.encode(image)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, text in (("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"), ("a.obj", "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")):
-            path = Path(folder, name)
-            path.write_text(text)
-            check(load(path))

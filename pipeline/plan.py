@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline import sources
 from pipeline.manifest import read_parquet
 from pipeline.recipe import FORMAT, Recipe
-from pipeline.sources import FolderSource
+from pipeline.sources import AnimatedSource, FolderSource
 from pipeline.sources.asset import SPLITS, Asset, SourceError
 
 _KEY_LENGTH = 80
@@ -57,9 +57,11 @@ class Plan:
 
 def make_plan(recipe: Recipe) -> Plan:
     """Lists the source's assets, hashes their contents, applies the recipe's rules on splits. Raises SourceError."""
-    rows = [(asset, digest) for asset, digest in _hashed(recipe, sources.assets(recipe.source))]
     left_out: Counter[str] = Counter()
-    rows = [(_placed(recipe, asset, digest), digest) for asset, digest in rows]
+    rows = [(_placed(recipe, asset, digest), digest) for asset, digest in _hashed(recipe, _kept(recipe, left_out))]
+    if not rows and left_out:
+        rules = ", ".join(f"{count} {rule}" for rule, count in left_out.items())
+        raise SourceError(f"Everything in the source is left out ({rules}); change the recipe's rules.")
     if isinstance(recipe.source, FolderSource):
         if recipe.source.leave_out_identical:
             known = {digest for asset, digest in rows if asset.split == "train"}
@@ -82,6 +84,15 @@ def make_plan(recipe: Recipe) -> Plan:
     return _sharded(recipe, planned, {rule: count for rule, count in left_out.items() if count})
 
 
+def _kept(recipe: Recipe, left_out: Counter[str]) -> Iterator[Asset]:
+    """The assets that the source does not leave out; the others are counted by rule."""
+    for asset in sources.assets(recipe.source):
+        if asset.left_out:
+            left_out[asset.left_out] += 1
+        else:
+            yield asset
+
+
 def _hashed(recipe: Recipe, assets: Iterable[Asset]) -> Iterator[tuple[Asset, str]]:
     def digest(asset: Asset) -> str:
         try:
@@ -97,33 +108,36 @@ def _hashed(recipe: Recipe, assets: Iterable[Asset]) -> Iterator[tuple[Asset, st
 
 
 def _share(seed: int, purpose: str, digest: str) -> float:
-    """A number in [0, 1) that belongs to a content."""
+    """A number in [0, 1) that belongs to a content or a group."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{digest}".encode()).digest()[:6], "big") / 2**48
 
 
 def _placed(recipe: Recipe, asset: Asset, digest: str) -> Asset:
-    fraction = recipe.source.test_fraction if isinstance(recipe.source, FolderSource) else 0.0
+    fraction = recipe.source.test_fraction if isinstance(recipe.source, FolderSource | AnimatedSource) else 0.0
     if fraction and asset.split != "train":
         raise SourceError(
             f"The source names a {asset.split} split ({asset.uri}): set test_fraction to 0, or it would cut the train split too."
         )
-    if fraction and asset.split == "train" and _share(recipe.seed, "test", digest) < fraction:
-        return Asset(asset.uri, asset.cls, "test", asset.licence)
+    if fraction and asset.split == "train" and _share(recipe.seed, "test", asset.group or digest) < fraction:
+        return replace(asset, split="test")
     return asset
 
 
 def _validation(recipe: Recipe, asset: Asset, digest: str) -> str:
-    return "val" if asset.split == "train" and _share(recipe.seed, "val", digest) < recipe.val_fraction else asset.split
+    return "val" if asset.split == "train" and _share(recipe.seed, "val", asset.group or digest) < recipe.val_fraction else asset.split
 
 
 def _keys(uris: list[str]) -> list[str]:
     """A key for each URI, unique and of a-z, 0-9, _ and -; whatever else is in the list, an URI without rivals keeps its plain key."""
 
     def slug(uri: str) -> str:
-        stem = re.sub(r"\.[A-Za-z]+$", "", uri.removeprefix("shapes:"))
+        clip = re.fullmatch(r"(.+)#([A-Za-z0-9_-]+)", uri)
+        path, piece = clip.groups() if clip else (uri, "")
+        stem = re.sub(r"\.[A-Za-z]+$", "", re.sub(r"^(shapes|creature):", "", path))
         parts = stem.split("/")
         if len(parts) > 1 and parts[-1] == parts[-2]:
             parts.pop()
+        parts += [piece] if piece else []
         return re.sub(r"[^a-z0-9_-]+", "-", "-".join(parts).lower()).strip("-") or "asset"
 
     def marked(text: str, uri: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.clips import Clips
 from pipeline.config import load_yaml
 from pipeline.sources import ShapesSource, Source
 from render.cameras import Rig
@@ -53,7 +54,10 @@ class Limits(BaseModel):
 
 
 class Recipe(BaseModel):
-    """What a dataset is made of. val_fraction is the share of the train assets, by their content, that becomes the split `val`."""
+    """What a dataset is made of. val_fraction is the share of the train assets, by their content, that becomes the split `val`.
+
+    With clips each asset becomes a point–video pair in place of views, of points.count points a frame, points.parts as asked for.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,6 +66,7 @@ class Recipe(BaseModel):
     source: Source = ShapesSource()
     points: Points = Points()
     views: Pictures = Pictures()
+    clips: Clips | None = None
     style: Style = Style()
     renderer: Literal["raster", "opengl"] = "raster"
     shard_assets: int = Field(default=32, ge=1, le=10_000)
@@ -75,11 +80,28 @@ class Recipe(BaseModel):
             raise ValueError("views.depth holds up to 8 radii; choose a views.rig.distance below 7")
         return self
 
+    @model_validator(mode="after")
+    def _clips_fit(self) -> Recipe:
+        if self.clips is None:
+            if self.source.kind in ("animated", "creatures"):
+                raise ValueError(f"the source {self.source.kind} is filmed; say how in clips (clips: {{}} for the defaults)")
+            return self
+        if self.source.kind == "recording":
+            raise ValueError("recordings are clips as they are; remove clips")
+        if self.points.normals or self.points.colors:
+            raise ValueError("points of clips have neither normals nor colors; remove points.normals and points.colors")
+        if self.views != Pictures():
+            raise ValueError("clips have frames in place of views; remove views and set clips.camera")
+        return self
+
     def identity(self) -> dict[str, Any]:
         """The values that change a shard's bytes; where the meshes lie, the dataset's name and how long an asset may take do not."""
         values = self.model_dump(mode="json")
         values.pop("name")
         values["source"].pop("path", None)
+        if values["clips"] is None:
+            # datasets made before there were clips keep their identity
+            del values["clips"]
         del values["limits"]["seconds"], values["limits"]["memory_mb"]
         return values
 

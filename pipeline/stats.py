@@ -16,6 +16,7 @@ from pipeline.storage import StorageError, Store
 
 # name of the column: how a member's name begins, how it ends
 _PICTURES = {"views": ("v", ".png"), "depths": ("d", ".png"), "masks": ("m", ".png"), "frames": ("f", ".png")}
+_NPY_HEADER = 128
 
 
 def stats(uri: str) -> list[dict[str, Any]]:
@@ -25,20 +26,19 @@ def stats(uri: str) -> list[dict[str, Any]]:
     """
     try:
         store = Store(uri)
-        info = dataset.load_info(store)
+        dataset.load_info(store)
         tables = [item.table for item in manifest.read_all(store)]
     except (ManifestError, StorageError) as error:
         raise DatasetError(str(error)) from error
     table = pa.concat_tables(tables) if tables else manifest.SCHEMA.empty_table()
-    points = int(info["recipe"]["points"]["count"])
     splits = [split for split in SPLITS if split in pc.unique(table["split"]).to_pylist()]
-    rows = [_row(split, table.filter(pc.equal(table["split"], split)), points) for split in splits]
-    rows.append(_row("all", table, points))
+    rows = [_row(split, table.filter(pc.equal(table["split"], split))) for split in splits]
+    rows.append(_row("all", table))
     unused = [name for name in _PICTURES if name != "views" and not rows[-1][name]]
     return [{name: value for name, value in row.items() if name not in unused} for row in rows]
 
 
-def _row(split: str, table: pa.Table, points: int) -> dict[str, Any]:
+def _row(split: str, table: pa.Table) -> dict[str, Any]:
     done = table.filter(pc.equal(table["status"], "ok"))
     members = pc.list_flatten(done["members"]).combine_chunks()
     names, sizes = members.field("name"), members.field("size")
@@ -46,6 +46,7 @@ def _row(split: str, table: pa.Table, points: int) -> dict[str, Any]:
         column: int(pc.sum(pc.and_(pc.starts_with(names, head), pc.ends_with(names, tail))).as_py() or 0)
         for column, (head, tail) in _PICTURES.items()
     }
+    clouds = sizes.filter(pc.is_in(names, pa.array(["points.npy", "clip.npy"])))
     return {
         "split": split,
         "samples": len(done),
@@ -54,6 +55,7 @@ def _row(split: str, table: pa.Table, points: int) -> dict[str, Any]:
         "classes": len(pc.unique(done["class"])),
         "members": len(names),
         "bytes": int(pc.sum(sizes).as_py() or 0),
-        "points": points * len(done),
+        # (…, 3) float32 behind a header
+        "points": (int(pc.sum(clouds).as_py() or 0) - _NPY_HEADER * len(clouds)) // 12,
         **pictures,
     }

@@ -54,3 +54,12 @@ def _rate(moments: list[tuple[float, int]]) -> float | None:
     """Assets a second between the first and the last of these moments; the first shard's assets were made before it."""
     span = moments[-1][0] - moments[0][0] if len(moments) > 1 else 0.0
     return sum(assets for _, assets in moments[1:]) / span if span > 0 else None
+
+
+def flags(uri: str) -> dict[str, int]:
+    """Quality flag → samples that carry it, the most frequent first. Raises DatasetError."""
+    try:
+        tables = [item.table for item in manifest.read_all(Store(uri))]
+    except (ManifestError, StorageError) as error:
+        raise DatasetError(str(error)) from error
+    return dict(Counter(flag for table in tables for found in table["flags"].to_pylist() for flag in found).most_common())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.manifest import Manifest, ManifestError
 from pipeline.reader import decode_member
 from pipeline.recipe import Recipe
 from pipeline.storage import StorageError, Store
+from pipeline.verify_clips import clip_problems, in_own_pixels
 
 # The share of the points that must fall on the pictures, on average and on each: parts thinner than a pixel may be in none.
 ON_VIEWS, ON_EACH = 0.85, 0.25
@@ -34,8 +36,8 @@ class Problem:
 
 def verify(uri: str, deep: bool = False) -> list[Problem]:
     """The problems of a dataset, none where it is whole: shards present, of the size and sha256 that their manifests name, every planned
-    asset once, keys unique, the fingerprint. With `deep` every member is decoded and points are projected onto the views with the
-    stored cameras. Raises DatasetError where there is no dataset.
+    asset once, keys unique, the fingerprint. With `deep` every member is decoded and points are projected onto the views, or onto the frame
+    of their instant, with the stored cameras. Raises DatasetError where there is no dataset.
     """
     store = Store(uri)
     info = dataset.load_info(store)
@@ -121,10 +123,14 @@ def _sample(recipe: Recipe, row: dict[str, Any], shard: bytes) -> list[str]:
 
 
 def _geometry(recipe: Recipe, row: dict[str, Any], members: dict[str, Any]) -> list[str]:
-    facts, points = members["json"], members["points.npy"]
+    facts = members["json"]
     problems = []
     if facts["class"] != row["class"] or facts["sha256"] != row["sha256"] or facts["split"] != row["split"]:
         problems.append("json and manifest disagree about the asset")
+    if "clip.npy" in members or recipe.clips:
+        problems += clip_problems(recipe, members)
+        return problems if problems or recipe.clips is None else _frames(recipe, members)
+    points = members["points.npy"]
     if points.shape != (recipe.points.count, 3) or not np.isfinite(points).all() or (np.linalg.norm(points, axis=1) > 1 + 1e-5).any():
         problems.append("points.npy is not a cloud of the recipe's size in the unit sphere")
     rig = facts["cameras"]
@@ -137,18 +143,47 @@ def _geometry(recipe: Recipe, row: dict[str, Any], members: dict[str, Any]) -> l
             problems.append(f"view {number} has not the size of its camera")
             continue
         shares.append(on_mask(points, K, world_to_camera, mask))
-    if shares and (np.mean(shares) < ON_VIEWS or min(shares) < ON_EACH):
-        worst = int(np.argmin(shares))
-        problems.append(f"only {np.mean(shares):.0%} of the points fall on the views ({shares[worst]:.0%} on view {worst})")
-    return problems
+    return problems + _judged(shares, "view")
+
+
+def _judged(shares: list[float], what: str) -> list[str]:
+    if not shares or (np.mean(shares) >= ON_VIEWS and min(shares) >= ON_EACH):
+        return []
+    worst = int(np.argmin(shares))
+    return [f"only {np.mean(shares):.0%} of the points fall on the {what}s ({shares[worst]:.0%} on {what} {worst})"]
+
+
+def _frames(recipe: Recipe, members: dict[str, Any]) -> list[str]:
+    """The points of each instant against the frame of that instant."""
+    facts, clip = members["json"], members["clip.npy"]
+    rig = facts["cameras"]
+    background = _bytes(facts["clip"]["background"])
+    cameras = list(zip(np.array(rig["K"]), np.array(rig["world_to_camera"]), strict=True))
+    if len(cameras) != len(clip):
+        return [f"{len(cameras)} cameras stand for {len(clip)} frames"]
+    shares: list[float] = []
+    for number, (K, world_to_camera) in enumerate(cameras):
+        frame = members[f"f{number:03d}.png"]
+        if frame.shape != (rig["height"], rig["width"], 3):
+            return [f"frame {number} has not the size of its camera"]
+        shown = (frame != background).any(axis=-1)
+        if facts["clip"]["points"] == "visible":
+            if text := in_own_pixels(clip[number], K, world_to_camera, shown):
+                return [f"frame {number}: {text}"]
+        else:
+            shares.append(on_mask(clip[number], K, world_to_camera, shown))
+    return _judged(shares, "frame")
+
+
+def _bytes(color: Sequence[float]) -> npt.NDArray[np.uint8]:
+    return np.floor(np.array(color) * 255 + 0.5).astype(np.uint8)
 
 
 def _shown(recipe: Recipe, members: dict[str, Any], number: int, view: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Where a view shows anything of the mesh, pixels included that it covers by less than the half that a mask asks for."""
     if recipe.views.color == "rgba":
         return np.asarray(view[..., 3] > 0)
-    background = np.floor(np.array(recipe.style.background) * 255 + 0.5).astype(np.uint8)
-    shown = (view != background).any(axis=-1)
+    shown = (view != _bytes(recipe.style.background)).any(axis=-1)
     return np.asarray(shown | (members[f"m{number:02d}.png"][..., 0] > 0) if recipe.views.mask else shown)
 
 

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import manifest, png, sources
+from pipeline import film, manifest, png, sources
+from pipeline.outcome import STAGES, Outcome, Stopwatch, npy, seed_of
 from pipeline.plan import Planned
 from pipeline.recipe import DEPTH_UNIT, Recipe
 from pipeline.shards import ShardWriter
-from pipeline.sources import FolderSource
+from pipeline.sources import RecordingSource
 from pipeline.storage import Store
 from render import cameras, checks, surface
 from render.cameras import Cameras
 from render.meshes import Mesh, MeshError
 from render.views import Renderer, Views
 
-STAGES = ("load", "sample", "render", "encode", "write")
 OUT_OF_MEMORY = "The mesh needs more memory than an asset may take; simplify it or raise limits.memory_mb."
 _MESSAGE_LENGTH = 300
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an asset: members of a sample, or a reason and a sentence. seconds holds the time of each stage."""
-
-    members: Mapping[str, bytes] = field(default_factory=dict)
-    flags: tuple[str, ...] = ()
-    pixels_sha256: str = ""
-    reason: str = ""
-    message: str = ""
-    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,16 +57,18 @@ def open_renderer(recipe: Recipe) -> Renderer:
     return RasterRenderer()
 
 
-def seed_of(recipe: Recipe, sha256: str, purpose: str) -> int:
-    """A seed that belongs to an asset's content and the recipe's seed, whatever the asset is called and wherever it stands."""
-    return int.from_bytes(hashlib.sha256(f"{recipe.seed}/{purpose}/{sha256}".encode()).digest()[:8], "big")
-
-
 def make_sample(recipe: Recipe, renderer: Renderer, asset: Planned) -> Outcome:
-    """Load, check, sample, render, look, encode. What goes wrong with the asset becomes an Outcome with a reason; MemoryError passes."""
+    """Views, a clip or a recording. What goes wrong with the asset becomes an Outcome with a reason; MemoryError passes."""
     seconds = dict.fromkeys(STAGES, 0.0)
+    watch = Stopwatch(seconds)
     try:
-        return _make_sample(recipe, renderer, asset, seconds)
+        if isinstance(recipe.source, RecordingSource):
+            from pipeline.recording_sample import make_recording
+
+            return make_recording(recipe, asset, watch)
+        if recipe.clips is not None:
+            return film.make_clip(recipe, renderer, asset, watch)
+        return _make_views(recipe, renderer, asset, watch)
     except MemoryError:
         raise
     except MeshError as error:
@@ -93,23 +81,14 @@ def make_sample(recipe: Recipe, renderer: Renderer, asset: Planned) -> Outcome:
 
 def _message(recipe: Recipe, text: str) -> str:
     """The sentence without the folder that the source happens to lie in: a manifest is the same wherever it was made."""
-    if isinstance(recipe.source, FolderSource):
-        text = text.replace(f"{recipe.source.path}/", "")
+    path = getattr(recipe.source, "path", None)
+    if path is not None:
+        text = text.replace(f"{path}/", "")
     return " ".join(text.split())[:_MESSAGE_LENGTH]
 
 
-class _Stopwatch:
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds, self.last = seconds, time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] += now - self.last
-        self.last = now
-
-
-def _make_sample(recipe: Recipe, renderer: Renderer, asset: Planned, seconds: dict[str, float]) -> Outcome:
-    watch = _Stopwatch(seconds)
+def _make_views(recipe: Recipe, renderer: Renderer, asset: Planned, watch: Stopwatch) -> Outcome:
+    """Load, check, sample, render, look, encode."""
     mesh = sources.open_mesh(recipe.source, asset.source, parts=recipe.points.parts)
     if len(mesh.faces) > recipe.limits.max_faces:
         text = f"{asset.source} has {len(mesh.faces)} faces, more than limits.max_faces; simplify it or raise the limit."
@@ -125,20 +104,20 @@ def _make_sample(recipe: Recipe, renderer: Renderer, asset: Planned, seconds: di
     flags = tuple(dict.fromkeys((*mesh.flags, *look.flags)))
     if look.reason is not None:
         message = "A picture shows nothing of the mesh; look at its shape, or move the cameras of the recipe."
-        return Outcome(reason=look.reason, message=message, flags=flags, seconds=seconds)
+        return Outcome(reason=look.reason, message=message, flags=flags, seconds=watch.seconds)
     pictures = _pictures(recipe, views)
     pixels = hashlib.sha256()
     members = {name: png.encode(image, pixels) for name, image in pictures.items()}
-    members["points.npy"] = _npy(cloud.points)
+    members["points.npy"] = npy(cloud.points)
     if recipe.points.normals:
-        members["normals.npy"] = _npy(cloud.normals)
+        members["normals.npy"] = npy(cloud.normals)
     if recipe.points.colors:
-        members["colors.npy"] = _npy(cloud.colors)
+        members["colors.npy"] = npy(cloud.colors)
     if recipe.points.parts:
-        members["parts.npy"] = _npy(cloud.parts)
+        members["parts.npy"] = npy(cloud.parts)
     members["json"] = _json(recipe, asset, mesh, rig, centre, scale, look.coverage)
     watch.lap("encode")
-    return Outcome(members, flags, pixels.hexdigest(), seconds=seconds)
+    return Outcome(members, flags, pixels.hexdigest(), seconds=watch.seconds)
 
 
 def _pictures(recipe: Recipe, views: Views) -> dict[str, png.Image]:
@@ -151,12 +130,6 @@ def _pictures(recipe: Recipe, views: Views) -> dict[str, png.Image]:
     if recipe.views.mask:
         found |= {f"m{number:02d}.png": image for number, image in enumerate(views.mask.astype(np.uint8) * np.uint8(255))}
     return found
-
-
-def _npy(array: npt.NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _json(

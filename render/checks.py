@@ -20,6 +20,7 @@ Reason = Literal[
     "too_large",  # above the cap on bytes, faces or pixels
     "unsupported",  # a format or a required extension that is not read
     "blank_view",  # nothing to be seen in a picture
+    "no_motion",  # a clip in which nothing moves
     "timeout",
     "out_of_memory",
     "crashed",  # the process died
@@ -34,6 +35,7 @@ Flag = Literal[
     "lines_ignored",  # points or lines beside the faces
     "invalid_faces_dropped",  # a corner number that no vertex has
     "zero_area_faces_dropped",
+    "skin_weights_repaired",  # weights of joints that are NaN, nowhere above 0 or do not sum to one, normalised
     "flat",  # no extent along some direction of the axes
     "view_clipped",  # the object touches a picture's border
     "view_sparse",  # a picture nearly without the object
@@ -70,7 +72,7 @@ def check(mesh: Mesh) -> Mesh:
     flags: list[Flag] = []
     if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
         flags.append("invalid_faces_dropped")
-        mesh = _keep_faces(mesh, np.all((mesh.faces >= 0) & (mesh.faces < len(mesh.vertices)), axis=1))
+        mesh = keep_faces(mesh, np.all((mesh.faces >= 0) & (mesh.faces < len(mesh.vertices)), axis=1))
         if len(mesh.faces) == 0:
             raise MeshError("empty", "Every face of the mesh names a vertex that does not exist; write the file again.")
     # axis, corner, face: numpy is several times faster along a long axis than along one of three
@@ -83,17 +85,12 @@ def check(mesh: Mesh) -> Mesh:
     size = float((high / 2 - low / 2).max()) * 2
     if not 0.0 < size < np.inf:
         raise MeshError("zero_area", "All faces of the mesh lie in one point or beyond the range of numbers, so there is no surface.")
-    ab, ac = ((corners[:, i] - corners[:, 0]) / size for i in (1, 2))
-    (ax, ay, az), (bx, by, bz) = ab, ac
-    squared_area = (ay * bz - az * by) ** 2 + (az * bx - ax * bz) ** 2 + (ax * by - ay * bx) ** 2
-    squared_side = np.maximum(ax * ax + ay * ay + az * az, bx * bx + by * by + bz * bz)
-    # The third side is at most twice the longer of these two, so it needs no look.
-    solid = squared_area > (_RELATIVE_AREA * squared_side) ** 2
+    solid = solid_faces(corners, size)
     if not solid.any():
         raise MeshError("zero_area", "No face of the mesh has an area; give a surface, not points or lines.")
     if not solid.all():
         flags.append("zero_area_faces_dropped")
-        mesh = _keep_faces(mesh, solid)
+        mesh = keep_faces(mesh, solid)
     if mesh.corner_uv is not None and not np.isfinite(mesh.corner_uv).all():
         flags.append("uv_not_finite")
         mesh = replace(mesh, corner_uv=np.where(np.isfinite(mesh.corner_uv), mesh.corner_uv, np.float32(0)))
@@ -102,7 +99,18 @@ def check(mesh: Mesh) -> Mesh:
     return with_flags(mesh, *flags)
 
 
-def _keep_faces(mesh: Mesh, keep: npt.NDArray[np.bool_]) -> Mesh:
+def solid_faces(corners: npt.NDArray[np.float64], size: float) -> npt.NDArray[np.bool_]:
+    """Which faces have an area, from their corners (axis, corner, face) on a mesh of this size."""
+    ab, ac = ((corners[:, i] - corners[:, 0]) / size for i in (1, 2))
+    (ax, ay, az), (bx, by, bz) = ab, ac
+    squared_area = (ay * bz - az * by) ** 2 + (az * bx - ax * bz) ** 2 + (ax * by - ay * bx) ** 2
+    squared_side = np.maximum(ax * ax + ay * ay + az * az, bx * bx + by * by + bz * bz)
+    # The third side is at most twice the longer of these two, so it needs no look.
+    return np.asarray(squared_area > (_RELATIVE_AREA * squared_side) ** 2)
+
+
+def keep_faces(mesh: Mesh, keep: npt.NDArray[np.bool_]) -> Mesh:
+    """The mesh with the faces where keep (F,) is true; vertices keep their numbers."""
     return replace(
         mesh,
         faces=mesh.faces[keep],

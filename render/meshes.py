@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -75,19 +77,8 @@ def load(path: str | Path, *, root: Path | None = None, labels: Path | None = No
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise MeshError("unsupported", f"{path}: no mesh format that is read; convert it to one of {', '.join(SUFFIXES)}.")
-    root = (path.parent.parent if path.parent.name == "models" else path.parent) if root is None else root
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            limit = MAX_FILE_BYTES // 2**20
-            raise MeshError("too_large", f"{path}: {size / 2**20:.0f} MiB, more than the {limit} MiB that are read; simplify it.")
-        if size == 0:
-            raise MeshError("empty", f"{path}: the file has no bytes; fetch it again.")
-        mesh = _read(path, suffix, root)
-    except OSError as error:
-        raise MeshError("io_error", f"{path}: {error.strerror or error}; see that the file is there and may be read.") from error
-    except MemoryError as error:
-        raise MeshError("out_of_memory", f"{path}: not enough memory to read it; simplify the mesh.") from error
+    with readable(path):
+        mesh = _read(path, suffix, folder_of(path) if root is None else root)
     if len(mesh.faces) == 0:
         raise MeshError("empty", f"{path}: no faces in it; give a surface, not points or lines.")
     if len(mesh.faces) > MAX_FACES:
@@ -96,6 +87,28 @@ def load(path: str | Path, *, root: Path | None = None, labels: Path | None = No
         return mesh
     parts, names = read_part_labels(labels, len(mesh.faces))
     return replace(mesh, parts=parts, part_names=names)
+
+
+def folder_of(path: Path) -> Path:
+    """What a file may name files of, unless it is told: its folder, or the one above where that is called "models"."""
+    return path.parent.parent if path.parent.name == "models" else path.parent
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Looks at the size of a file before it is read, and makes MeshErrors of what reading it runs into."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            limit = MAX_FILE_BYTES // 2**20
+            raise MeshError("too_large", f"{path}: {size / 2**20:.0f} MiB, more than the {limit} MiB that are read; simplify it.")
+        if size == 0:
+            raise MeshError("empty", f"{path}: the file has no bytes; fetch it again.")
+        yield
+    except OSError as error:
+        raise MeshError("io_error", f"{path}: {error.strerror or error}; see that the file is there and may be read.") from error
+    except MemoryError as error:
+        raise MeshError("out_of_memory", f"{path}: not enough memory to read it; simplify the mesh.") from error
 
 
 def _read(path: Path, suffix: str, root: Path) -> Mesh:

@@ -14,6 +14,7 @@ import importlib.metadata
 import os
 import sys
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,14 @@ class OpenGLRenderer:
             return self._render(mesh, cameras, style)
         except Exception as error:
             raise RenderError(f"OpenGL failed to draw a mesh ({type(error).__name__}: {str(error)[:160]}).") from None
+
+    def render_frames(self, mesh: Mesh, vertices: npt.NDArray[np.float64], cameras: Cameras, style: Style) -> Views:
+        """One view of each frame of a mesh that moves. Raises as `render`."""
+        frames = []
+        for number, moved in enumerate(vertices):
+            one = replace(cameras, K=cameras.K[number, None], world_to_camera=cameras.world_to_camera[number, None])
+            frames.append(self.render(replace(mesh, vertices=moved), one, style))
+        return Views(*(np.concatenate([getattr(frame, name) for frame in frames]) for name in ("color", "depth", "mask", "face_ids")))
 
     def _render(self, mesh: Mesh, cameras: Cameras, style: Style) -> Views:
         pyrender, renderer = self._context.pyrender, self._context.renderer

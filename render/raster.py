@@ -37,12 +37,14 @@ def _compiled(sources: int) -> Any:
         _ = sources
         color, depth, mask, face_ids = out
         build_levels(look.textures)
-        face_normals(vertices, faces, look.face_normal)
         for v in range(K.shape[0]):
+            if v < vertices.shape[0]:
+                face_normals(vertices[v], faces, look.face_normal)
+            frame = vertices[min(v, vertices.shape[0] - 1)]
             for i in range(3):
                 for j in range(4):
                     P[i, j] = K[v, i, 0] * E[v, 0, j] + K[v, i, 1] * E[v, 1, j] + K[v, i, 2] * E[v, 2, j]
-            project(vertices, P, near, width, height, float(np.int64(8) << shift), projected)
+            project(frame, P, near, width, height, float(np.int64(8) << shift), projected)
             samples.box[0], samples.box[1], samples.box[2], samples.box[3] = width, -1, height, -1
             draw(faces, projected, near, width, height, shift, samples)
             resolve(
@@ -75,13 +77,23 @@ class RasterRenderer:
 
         NaN vertices and faces without area draw nothing; light above white is cut off, for each face before samples are averaged.
         """
+        return self._render(mesh, mesh.vertices[None], cameras, style)
+
+    def render_frames(self, mesh: Mesh, vertices: npt.NDArray[np.float64], cameras: Cameras, style: Style) -> Views:
+        """A view of each frame of a mesh that moves, as `render` makes it."""
+        if len(vertices) != len(cameras.K) or vertices.shape[1:] != mesh.vertices.shape:
+            raise ValueError(f"vertices {vertices.shape} are not those of {len(cameras.K)} frames of {len(mesh.vertices)} vertices")
+        return self._render(mesh, vertices, cameras, style)
+
+    def _render(self, mesh: Mesh, vertices: npt.NDArray[np.float64], cameras: Cameras, style: Style) -> Views:
+        """vertices (V or 1, vertices, 3)."""
         _check(mesh)
         count, width, height = len(cameras.K), cameras.width, cameras.height
         shift = subpixel_bits(width, height) - 3
         look = paint(mesh)
         color, depth, face_ids, mask = _outputs(count, height, width)
         _render_views(
-            np.ascontiguousarray(mesh.vertices, np.float64),
+            np.ascontiguousarray(vertices, np.float64),
             np.ascontiguousarray(mesh.faces, np.int32),
             np.ascontiguousarray(cameras.K, np.float64),
             np.ascontiguousarray(cameras.world_to_camera, np.float64),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from render.checks import doubled_area_vectors
 from render.meshes import Material, Mesh, MeshError, Wrap
@@ -33,7 +34,20 @@ def sample(mesh: Mesh, count: int, seed: int) -> SurfaceSamples:
     area_vectors = doubled_area_vectors(mesh.vertices, mesh.faces)
     x, y, z = area_vectors.T
     doubled_areas = np.sqrt(x * x + y * y + z * z)
-    cumulative = np.cumsum(doubled_areas)
+    faces, weights = _places(np.cumsum(doubled_areas), count, seed)
+    points = blend(mesh.vertices[mesh.faces[faces]], weights)
+    normals = area_vectors[faces] / doubled_areas[faces, None]
+    parts = np.full(count, -1, np.int16) if mesh.parts is None else mesh.parts[faces]
+    return SurfaceSamples(points.astype(np.float32), normals.astype(np.float32), colors_at(mesh, faces, weights), parts, faces)
+
+
+def places(vertices: Floats, faces: npt.NDArray[np.int32], count: int, seed: int) -> tuple[npt.NDArray[np.int32], Floats]:
+    """Where `sample` puts its points on vertices (V, 3) and faces (F, 3): the faces hit (N,) and barycentric weights (N, 3)."""
+    return _places(_cumulative_areas(vertices, faces), count, seed)
+
+
+def _places(cumulative: Floats, count: int, seed: int) -> tuple[npt.NDArray[np.int32], Floats]:
+    """From the running sum (F,) of areas."""
     if len(cumulative) == 0 or not 0 < cumulative[-1] < np.inf:
         raise MeshError("zero_area", "The mesh has no area to take samples from.")
     pick, r, s = np.random.Generator(np.random.PCG64(seed)).random((3, count))
@@ -42,14 +56,25 @@ def sample(mesh: Mesh, count: int, seed: int) -> SurfaceSamples:
     faces = np.searchsorted(cumulative, target, side="right").astype(np.int32)
     beyond = r + s > 1
     r, s = np.where(beyond, 1 - r, r), np.where(beyond, 1 - s, s)
-    weights = np.stack((1 - r - s, r, s), axis=1)
-    points = _blend(mesh.vertices[mesh.faces[faces]], weights)
-    normals = area_vectors[faces] / doubled_areas[faces, None]
-    parts = np.full(count, -1, np.int16) if mesh.parts is None else mesh.parts[faces]
-    return SurfaceSamples(points.astype(np.float32), normals.astype(np.float32), colors_at(mesh, faces, weights), parts, faces)
+    return faces, np.stack((1 - r - s, r, s), axis=1)
 
 
-def _blend(corners: npt.NDArray[np.generic], weights: Floats) -> Floats:
+@njit(cache=True, nogil=True)
+def _cumulative_areas(vertices, faces):  # type: ignore[no-untyped-def]
+    """The running sum (F,) of doubled areas, to the bit as `sample` has it."""
+    out = np.empty(len(faces))
+    total = 0.0
+    for f in range(len(faces)):
+        i, j, k = faces[f, 0], faces[f, 1], faces[f, 2]
+        ax, ay, az = vertices[j, 0] - vertices[i, 0], vertices[j, 1] - vertices[i, 1], vertices[j, 2] - vertices[i, 2]
+        bx, by, bz = vertices[k, 0] - vertices[i, 0], vertices[k, 1] - vertices[i, 1], vertices[k, 2] - vertices[i, 2]
+        x, y, z = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+        total += np.sqrt(x * x + y * y + z * z)
+        out[f] = total
+    return out
+
+
+def blend(corners: npt.NDArray[np.generic], weights: Floats) -> Floats:
     """Barycentric mean of (N, 3, C) by (N, 3); written out, since the order of a library's sum depends on the host."""
     a, b, c = (corners[:, i].astype(np.float64) for i in range(3))
     return a * weights[:, :1] + b * weights[:, 1:2] + c * weights[:, 2:]
@@ -64,9 +89,9 @@ def colors_at(mesh: Mesh, faces: npt.NDArray[np.int32], weights: Floats) -> npt.
             material = mesh.materials[number]
             if material.texture is not None:
                 here = material_of == number
-                color[here] *= _texture_at(material, _blend(mesh.corner_uv[faces[here]], weights[here]))[:, :3] / 255
+                color[here] *= _texture_at(material, blend(mesh.corner_uv[faces[here]], weights[here]))[:, :3] / 255
     if mesh.vertex_colors is not None:
-        color *= _blend(mesh.vertex_colors[mesh.faces[faces], :3], weights) / 255
+        color *= blend(mesh.vertex_colors[mesh.faces[faces], :3], weights) / 255
     elif mesh.face_colors is not None:
         color *= mesh.face_colors[faces, :3] / 255
     return np.clip(np.floor(color * 255 + 0.5), 0, 255).astype(np.uint8)

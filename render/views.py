@@ -60,3 +60,7 @@ class Renderer(Protocol):
     def render(self, mesh: Mesh, cameras: Cameras, style: Style) -> Views:
         """All views of one mesh at once."""
         ...
+
+    def render_frames(self, mesh: Mesh, vertices: npt.NDArray[np.float64], cameras: Cameras, style: Style) -> Views:
+        """One view of each frame of a mesh that moves: vertices (V, vertices, 3) in place of its own, seen by camera v."""
+        ...

@@ -6,6 +6,7 @@ configurations, in its order and with its parameters. Clouds are (N, 3) float32,
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -178,13 +179,18 @@ class ImageAugment(BaseModel):
         return self
 
 
-def crop(image: NDArray[np.uint8], rng: Generator, shares: tuple[float, float]) -> NDArray[np.uint8]:
-    """A part of an (H, W, C) image with its aspect ratio and a share of its area from U(shares), at a uniform place."""
-    height, width = image.shape[:2]
+def crop_box(height: int, width: int, rng: Generator, shares: tuple[float, float]) -> tuple[slice, slice]:
+    """Rows and columns of a part of an image with its aspect ratio and a share of its area from U(shares), at a uniform place."""
     side = math.sqrt(rng.uniform(*shares))
     h, w = max(1, round(height * side)), max(1, round(width * side))
     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-    return image[top : top + h, left : left + w]
+    return slice(top, top + h), slice(left, left + w)
+
+
+def crop(image: NDArray[np.uint8], rng: Generator, shares: tuple[float, float]) -> NDArray[np.uint8]:
+    """The part of an (H, W, C) image in a random `crop_box`."""
+    rows, columns = crop_box(image.shape[0], image.shape[1], rng, shares)
+    return image[rows, columns]
 
 
 def _planar(image: NDArray[np.uint8], size: int, background: tuple[int, int, int] | None) -> NDArray[np.float32]:
@@ -218,11 +224,19 @@ def colour_jitter(image: NDArray[np.float32], rng: Generator, brightness: float,
     f·image + (1 − f)·other, clipped to the range; other is black (brightness), the mean grey of the whole image (contrast) or
     each pixel's own grey (saturation). A strength of 0 leaves its change out.
     """
+    change_colours(image, draw_colours(rng, brightness, contrast, saturation))
+
+
+def draw_colours(rng: Generator, brightness: float, contrast: float, saturation: float) -> list[tuple[int, np.float32]]:
+    """The changes of `colour_jitter` in their order: (0 brightness, 1 contrast or 2 saturation, factor)."""
     strengths = (brightness, contrast, saturation)
-    for which in rng.permutation(3).tolist():
-        if not strengths[which]:
-            continue
-        factor = np.float32(rng.uniform(1 - strengths[which], 1 + strengths[which]))
+    order = [which for which in rng.permutation(3).tolist() if strengths[which]]
+    return [(which, np.float32(rng.uniform(1 - strengths[which], 1 + strengths[which]))) for which in order]
+
+
+def change_colours(image: NDArray[np.float32], changes: list[tuple[int, np.float32]]) -> None:
+    """Makes these changes to a (3, H, W) float32 image with values from 0 to 255, in place."""
+    for which, factor in changes:
         if which == 0:
             image *= factor
         else:
@@ -252,3 +266,53 @@ def augment_image(image: NDArray[np.uint8], config: ImageAugment, rng: Generator
 def plain_image(image: NDArray[np.uint8], config: ImageAugment) -> NDArray[np.float32]:
     """The image as `augment_image` would return it without its random steps."""
     return _standardised(_planar(image, config.size, config.background))
+
+
+# ---- image videos ----------------------------------------------------------------------------------------------------
+
+
+class FramesAugment(ImageAugment):
+    """One random view of an image video: one crop, one change of colours and one flip for all of its frames.
+
+    Not mirrored by default, since the points of the same clip are not.
+    """
+
+    crop: tuple[float, float] = Field(default=(0.6, 1.0), description="range of the share of the area that a crop keeps")
+    flip: float = Field(default=0.0, ge=0, le=1, description="probability of a mirror image, left to right")
+    hue: float = Field(default=0.1, ge=0, le=0.5, description="largest shift of the hue, in turns")
+    colours: float = Field(default=0.8, ge=0, le=1, description="probability that colours change at all")
+
+
+def shift_hue(image: NDArray[np.float32], turns: float) -> NDArray[np.float32]:
+    """A (3, H, W) image with values from 0 to 255 whose hue (of HSV) is moved; value and chroma of each pixel stay."""
+    value, low = image.max(axis=0), image.min(axis=0)
+    chroma = value - low
+    r, g, b = image
+    safe = np.where(chroma > 0, chroma, 1)
+    sector = np.where(value == r, (g - b) / safe, np.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe)) + 6 * turns
+    # a channel falls from full to none over one sector of the hue and stays for two; n places red, green and blue on the circle
+    out = [value - chroma * np.clip(np.minimum(k, 4 - k), 0, 1) for k in ((sector + n) % 6 for n in (5, 3, 1))]
+    return np.stack(out).astype(np.float32)
+
+
+def augment_frames(images: Sequence[NDArray[np.uint8]], config: FramesAugment, rng: Generator) -> NDArray[np.float32]:
+    """A random view (T, 3, size, size) float32 of T images (H, W, 3 or 4) uint8, in units of ImageNet's mean and deviation.
+
+    Every frame has the same crop, factors, hue and flip. ValueError for frames of different sizes.
+    """
+    if len({image.shape for image in images}) != 1:
+        raise ValueError(f"the frames of a video must have one size, got {sorted({image.shape for image in images})}")
+    height, width = images[0].shape[:2]
+    rows, columns = crop_box(height, width, rng, config.crop) if config.crop[0] < 1 else (slice(None), slice(None))
+    coloured = rng.random() < config.colours
+    changes = draw_colours(rng, config.brightness, config.contrast, config.saturation)
+    turns = rng.uniform(-config.hue, config.hue)
+    mirrored = rng.random() < config.flip
+    views = []
+    for image in images:
+        view = _planar(image[rows, columns], config.size, config.background)
+        if coloured:
+            change_colours(view, changes)
+            view = shift_hue(view, turns) if config.hue else view
+        views.append(_standardised(view[:, :, ::-1] if mirrored else view))
+    return np.stack(views)

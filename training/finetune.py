@@ -1,12 +1,12 @@
 """Fine-tuning: an encoder and a labelled dataset become a model of a task and its figures on the test split.
 
-Any point encoder, any task of `training.tasks`, through the loop, checkpoints and journal of pretraining. After each epoch all ranks
-score the validation items; FOLDER/best holds the weights of the best epoch (the task's first metric, equal ones by the loss). At the end
-these are loaded, and the test split is opened once. Source of the protocol: Point-BERT's and Point-MAE's code, but for the choice of the
-epoch, which they make on the test split.
+Any point encoder, any task of `training.tasks`, of clouds or of clips, through the loop, checkpoints and journal of pretraining: how items
+are drawn, augmented and seen is the task's. After each epoch all ranks score the validation items; FOLDER/best holds the weights of the
+best epoch (the task's first metric, equal ones by the loss). At the end these are loaded, and the test split is opened once. Source of the
+protocol: Point-BERT's and Point-MAE's code, but for the choice of the epoch, which they make on the test split.
 
 FOLDER/ afterwards: journal.jsonl, checkpoints/, best/, model/ (all weights and the label space), encoder/ (see `training.encoder_file`),
-for parts evidence/ (test shapes to look at), result.json (written last: its presence says that all is done).
+evidence/ (what a task keeps of test items to look at), result.json (written last: its presence says that all is done).
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from pipeline.reader import Dataset
 from training import encoder_file
-from training.augment import PointAugment, augment_points, normalise, rng_for, take
+from training.augment import PointAugment
 from training.batches import Sample, collate
 from training.best_epoch import BestEpoch
+from training.clip_views import ClipAugment
 from training.distributed import World, barrier, gather
 from training.encoders import PointEncoderConfig
 from training.encoders import build as build_encoder
@@ -38,50 +40,48 @@ from training.evaluation.figure import Figure
 from training.evaluation.norms import settle
 from training.files import FileError, check_folder, read_plain, read_tensors, write_folder, write_json
 from training.journal import curves
-from training.loop import FitConfig, OptimizerConfig, Place, Trained, TrainingError, facts, fit
+from training.loop import FitConfig, Place, Trained, TrainingError, facts, fit
 from training.noise import key_for
 from training.ops.batchnorm import sum_over_ranks
 from training.partial import over
-from training.tasks import ClassificationConfig, Parts, Task, TaskConfig, open_task, task_from_record
+from training.tasks import ClassificationConfig, Task, TaskConfig, fits, open_task, task_from_record
 from training.tasks.items import Items, divide
+from training.tasks.viewing import Item, Viewing
 
-_SCORED_AT_ONCE = 32
-_SHOWN = 8
-"""test shapes whose parts are kept to be looked at"""
+
+class _OfClips(dict[str, Any]):
+    """Values of a ClipAugment: without it they could not be told from those of a PointAugment."""
+
+
+def _augment_kind(value: Any) -> str:
+    return "ClipAugment" if isinstance(value, _OfClips | ClipAugment) else "PointAugment"
+
+
+Augment = Annotated[Annotated[PointAugment, Tag("PointAugment")] | Annotated[ClipAugment, Tag("ClipAugment")], Discriminator(_augment_kind)]
 
 
 def _default_fit(values: dict[str, Any]) -> FitConfig:
-    parts = getattr(values.get("task"), "kind", "") == "parts"
-    optimizer = OptimizerConfig(
-        lr=2e-4 if parts else 5e-4,
-        weight_decay=0.05,
-        decoupled=True,
-        spare_vectors=True,
-        clip=10.0,
-        schedule="cosine_warm",
-        warmup_epochs=10,
-        floor=1e-6,
-    )
-    return FitConfig(epochs=300, batch=16 if parts else 32, optimizer=optimizer)
+    task: TaskConfig = values.get("task", ClassificationConfig())
+    return task.default_fit()
 
 
-def _default_augment(values: dict[str, Any]) -> PointAugment:
-    still: dict[str, Any] = {"rotation": "none", "translate": 0.0, "jitter_sigma": 0.0, "dropout": 0.0}
-    if getattr(values.get("task"), "kind", "") == "parts":
-        return PointAugment(scale=(0.8, 1.25), shift=0.1, **still)
-    return PointAugment(scale=(2 / 3, 1.5), per_axis=True, shift=0.2, **still)
+def _default_augment(values: dict[str, Any]) -> PointAugment | ClipAugment:
+    task: TaskConfig = values.get("task", ClassificationConfig())
+    return task.default_augment()
 
 
 class FinetuneConfig(BaseModel):
-    """One fine-tuning as a value. `fit` and `augment` start from Point-BERT's (classification) or Point-MAE's (parts)."""
+    """One fine-tuning as a value. `fit` and `augment` start from the task's own: what is known of its published training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: TaskConfig = ClassificationConfig()
     encoder: PointEncoderConfig = Field(default=DGCNNConfig(), description="where no encoder is given; else that one's sizes count")
     fit: FitConfig = Field(default_factory=_default_fit)
-    augment: PointAugment = Field(default_factory=_default_augment, description="of training clouds; `points` says how many points")
-    points: int | None = Field(default=None, ge=1, description="drawn for training, the first ones for scoring; all if not given")
+    augment: Augment = Field(default_factory=_default_augment, description="of training clouds or clips; `points` says how many points")
+    points: int | None = Field(
+        default=None, ge=1, description="drawn for training, the first ones for scoring (of a frame: drawn by the clip's key); all if not given"
+    )
     labels: float = Field(default=1.0, gt=0, le=1, description="share of the training items whose labels are used, per class, at least one")
     validation: float = Field(
         default=0.1, ge=0, lt=1, description="share of the training split held out where there is no validation split"
@@ -90,7 +90,7 @@ class FinetuneConfig(BaseModel):
     freeze_encoder: bool = Field(default=False, description="train the head alone on the encoder as it is in eval mode")
     encoder_lr_scale: float = Field(default=1.0, gt=0, description="the encoder's learning rate, in that of the head")
     votes: int = Field(
-        default=0, ge=0, description="augmented passes whose mean logits are scored beside the plain pass, as a protocol of its own"
+        default=0, ge=0, description="of clouds: augmented passes whose mean logits are scored beside the plain one, a protocol of its own"
     )
     train_split: str = "train"
     validation_split: str = "val"
@@ -99,15 +99,28 @@ class FinetuneConfig(BaseModel):
     @field_validator("fit", "augment", mode="before")
     @classmethod
     def _over_defaults(cls, value: Any, info: ValidationInfo) -> Any:
-        return over(_default_fit(info.data) if info.field_name == "fit" else _default_augment(info.data), value)
+        if info.field_name == "fit":
+            return over(_default_fit(info.data), value)
+        default = _default_augment(info.data)
+        merged = over(default, value)
+        return _OfClips(merged) if isinstance(merged, dict) and isinstance(default, ClipAugment) else merged
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.augment.count is not None:
             raise ValueError("augment.count: say how many points with `points` instead")
-        if self.task.kind == "parts" and self.augment.dropout:
+        wanted = type(self.task.default_augment())
+        if not isinstance(self.augment, wanted):
+            raise ValueError(f"augment: the task {self.task.kind} needs a {wanted.__name__}, not a {type(self.augment).__name__}")
+        if isinstance(self.augment, ClipAugment) and self.votes:
+            raise ValueError(f"votes are those of clouds: set votes to 0 for the task {self.task.kind}")
+        if isinstance(self.augment, PointAugment) and self.task.kind == "parts" and self.augment.dropout:
             raise ValueError("augment.dropout moves points away from their labels: set it to 0 for parts")
         return self
+
+    def viewing(self) -> Viewing:
+        """How the task's items are seen."""
+        return Viewing(self.augment, self.points, self.fit.seed)
 
 
 class Finetuned(Trained):
@@ -176,8 +189,9 @@ def finetune(
     except ValueError as error:
         raise TrainingError(str(error)) from error
     if config.freeze_encoder and given is None:
-        clouds = (_scored(task, config, dataset, int(index), None)["points"] for index in items.labelled[:1024])
-        settle(start.module, clouds, "cpu", _SCORED_AT_ONCE)  # as evaluations of random weights do
+        viewing = config.viewing()
+        seen = (next(task.seen(dataset, int(index), viewing, 0))["points"] for index in items.labelled[:1024])
+        settle(start.module, seen, "cpu", task.at_once)  # as evaluations of random weights do
     module = Finetuned(task, start.module, config.fit.seed, config.freeze_encoder, config.encoder_lr_scale)
     prepared = functools.partial(_prepare, task, config, dataset)
     _freeze_unused(module, collate([prepared(int(index), 0) for index in items.labelled[:2]]))
@@ -203,7 +217,8 @@ def finetune(
     # The test split is read here for the first time, and not again once result.json is written.
     figures = _figures(module, config, dataset, items, world, weights, start.fingerprint)
     if world.leads:
-        _keep_evidence(module, config, dataset, items.test, folder, world.device)
+        with torch.no_grad():
+            task.evidence(module.logits, dataset, items.test, config.viewing(), folder / "evidence", world.device)
         about = {**identity, "task": config.task.kind, "start_weights": weights, "epochs": epoch or config.fit.epochs}
         mark = encoder_file.save(folder / "encoder", module.encoder, start.config, {"weights": "finetuned", "steps": done.steps, **about})
         write_folder(folder / "model", {"model": module.state_dict()}, {"model": {**about, "labels": task.record()}})
@@ -211,6 +226,7 @@ def finetune(
             **identity,
             "task": config.task.kind,
             "weights": weights,
+            "loaded_tensors": 0 if given is None else len(module.encoder.state_dict()),
             "fingerprint": mark,
             "figures": [figure.record() for figure in figures],
             "summary": {figure.name: figure.value for figure in figures},
@@ -262,38 +278,20 @@ def _finished(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _open(config: FinetuneConfig, dataset: Dataset) -> tuple[Task, Items]:
-    task = open_task(config.task, dataset, dataset.indices(config.train_split))
+    fits(config.task, config.encoder, config.viewing())
+    train = dataset.indices(config.train_split)
+    task = open_task(config.task, dataset, train)
     splits = (config.train_split, config.validation_split, config.test_split)
-    items = divide(dataset, splits, config.validation, config.labels, task.categories, config.fit.seed)
+    items = divide(dataset, splits, config.validation, config.labels, task.categories, config.fit.seed, task.groups(dataset, train))
     if not len(items.test):
         raise ValueError(f"The dataset {dataset.uri} has nothing to test on in the split {config.test_split!r}: name another split.")
-    return task, items
-
-
-def _chosen(item: Sample, task: Task, config: FinetuneConfig, rng: np.random.Generator | None) -> Sample:
-    """The item with `points` of its points: drawn, or without `rng` the first ones; what is said of each point goes with it."""
-    if config.points is None:
-        return item
-    # Of a column of numbers, `take` keeps which points it took.
-    chosen = take(np.arange(len(item["points"])), config.points, rng)  # type: ignore[arg-type]
-    return {name: values[chosen] if name in task.per_point else values for name, values in item.items()}
+    return task, replace(items, details=items.details | task.facts(dataset, items.labelled, config.viewing()))
 
 
 def _prepare(task: Task, config: FinetuneConfig, dataset: Dataset, index: int, epoch: int) -> Sample:
-    """What one object brings to a step: the task's item, its cloud augmented, and `noise`."""
-    seed, key = config.fit.seed, dataset.keys[index]
-    rng = rng_for(seed, epoch, key, "finetune")
-    item = _chosen(task.item(dataset, index), task, config, rng if config.augment.draw == "random" else None)
-    return {**item, "points": augment_points(item["points"], config.augment, rng), "noise": np.asarray(np.int64(key_for(seed, epoch, key)))}
-
-
-def _scored(task: Task, config: FinetuneConfig, dataset: Dataset, index: int, vote: int | None) -> Sample:
-    """The item as it is scored: the first points, as they are, or augmented for a vote."""
-    item = _chosen(task.item(dataset, index), task, config, None)
-    if vote is not None:
-        rng = rng_for(config.fit.seed, vote, dataset.keys[index], "vote")
-        return {**item, "points": augment_points(item["points"], config.augment, rng)}
-    return {**item, "points": normalise(item["points"])} if config.augment.normalise else item
+    """What one object brings to a step: the task's view of it, and `noise`."""
+    noise = key_for(config.fit.seed, epoch, dataset.keys[index])
+    return {**task.drawn(dataset, index, config.viewing(), epoch), "noise": np.asarray(np.int64(noise))}
 
 
 def _freeze_unused(module: Finetuned, batch: dict[str, Tensor]) -> None:
@@ -313,19 +311,22 @@ def _score(
     module: Finetuned, config: FinetuneConfig, dataset: Dataset, items: npt.NDArray[np.int64], world: World, votes: int = 0
 ) -> npt.NDArray[np.float64]:
     """The task's row of each item, (n, row_width), on every rank; each scores its share. `votes`: passes whose mean logits count."""
-    task = module.task
+    task, viewing = module.task, config.viewing()
     rows = torch.zeros(len(items), task.row_width, dtype=torch.float64, device=world.device)
     mine = np.arange(world.rank, len(items), world.size)
-    for places in np.split(mine, range(_SCORED_AT_ONCE, len(mine), _SCORED_AT_ONCE)):
+    for places in np.split(mine, range(task.at_once, len(mine), task.at_once)):
         if not len(places):
             continue
-        logits: Tensor | float = 0.0
-        for vote in range(votes) if votes else (None,):
-            samples = [_scored(task, config, dataset, int(index), vote) for index in items[places]]
-            batch = {name: values.to(world.device) for name, values in collate(samples).items()}
-            logits = logits + module.logits(batch).float() / max(votes, 1)
-        assert isinstance(logits, Tensor)
-        rows[torch.from_numpy(places).to(world.device)] = task.rows(logits, batch)
+        views = [task.seen(dataset, int(index), viewing, votes) for index in items[places]]
+        first: list[Item] = []
+        kept: list[list[Tensor]] = [[] for _ in views]
+        # Items have their first pass together, then those that have a second one that, and so on.
+        while waiting := [(number, sample) for number, view in enumerate(views) if (sample := next(view, None)) is not None]:
+            first = first or [sample for _, sample in waiting]
+            batch = {name: values.to(world.device) for name, values in collate([sample for _, sample in waiting]).items()}
+            for (number, _), one in zip(waiting, task.kept(module.logits(batch), batch), strict=True):
+                kept[number].append(one)
+        rows[torch.from_numpy(places).to(world.device)] = task.scored(kept, first)
     return sum_over_ranks(rows).cpu().numpy()
 
 
@@ -372,28 +373,6 @@ def _figures(
             for metric in module.task.metrics(rows[use])
         ]
     return found
-
-
-@torch.no_grad()
-def _keep_evidence(
-    module: Finetuned, config: FinetuneConfig, dataset: Dataset, test: npt.NDArray[np.int64], folder: Path, device: torch.device
-) -> None:
-    """For parts, test shapes to look at: FOLDER/evidence/parts.npz with points (k, N, 3), truth and predicted (k, N), −1 for none;
-    parts.json with their keys and classes, and the category and part of each label. The same shapes for every start, one a category."""
-    task = module.task
-    if not isinstance(task, Parts):
-        return
-    order = sorted(test.tolist(), key=lambda index: hashlib.sha256(dataset.keys[index].encode()).hexdigest())
-    shown = list({str(dataset.classes[index]): index for index in reversed(order)}.values())[:_SHOWN]
-    batch = {name: values.to(device) for name, values in collate([_scored(task, config, dataset, i, None) for i in shown]).items()}
-    predicted = task.predict(module.logits(batch), batch["category"])
-    arrays = {"points": batch["points"], "truth": batch["label"], "predicted": predicted}
-    home = folder / "evidence"
-    home.mkdir(exist_ok=True)
-    np.savez(home / "parts.npz", **{name: values.cpu().numpy() for name, values in arrays.items()})  # type: ignore[arg-type]
-    labels = [[category, part] for category, names in zip(task.categories, task.parts, strict=True) for part in names]
-    about = {"keys": [dataset.keys[i] for i in shown], "classes": [str(dataset.classes[i]) for i in shown], "labels": labels}
-    write_json(home / "parts.json", about)
 
 
 def _digest(items: Sequence[str]) -> str:

@@ -43,24 +43,29 @@ class Trained(nn.Module):
 
 
 class OptimizerConfig(BaseModel):
-    """Adam with L2 on every parameter, as CrossPoint's release trains; `decoupled` makes it AdamW.
+    """Adam with L2 on every parameter, as CrossPoint's release trains; `decoupled` makes it AdamW; "sgd" has L2 too, and momentum.
 
     schedule: "cosine" falls from lr to 0 over the epochs, changed at the end of each; "cosine_compat" changes it at the start, as
     CrossPoint's release does (its last epoch has rate 0); "cosine_step" changes it at every step; "constant"; "cosine_warm" rises linearly
     from `floor` over `warmup_epochs`, then falls to `floor`; "cosine_warm_compat" as Point-BERT runs it: each epoch has the rate of the one
-    before, so the first two are at the floor, and the curve is that of one epoch less.
+    before, so the first two are at the floor, and the curve is that of one epoch less; "warm_steps" rises linearly with the steps of
+    `warmup_epochs` from 1e-5 of lr to lr, and is multiplied by `gamma` at each of the epochs `milestones`, as P4Transformer has it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["adam", "sgd"] = "adam"
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-6, ge=0)
     decoupled: bool = False
     spare_vectors: bool = Field(False, description="no weight decay for biases, norms and learned tokens")
     clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: any")
-    schedule: Literal["cosine", "cosine_compat", "cosine_step", "constant", "cosine_warm", "cosine_warm_compat"] = "cosine"
+    schedule: Literal["cosine", "cosine_compat", "cosine_step", "constant", "cosine_warm", "cosine_warm_compat", "warm_steps"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
-    warmup_epochs: int = Field(0, ge=0, description="of cosine_warm and cosine_warm_compat")
+    warmup_epochs: int = Field(0, ge=0, description="of cosine_warm, cosine_warm_compat and warm_steps")
+    milestones: tuple[int, ...] = Field((), description="epochs, of warm_steps")
+    gamma: float = Field(0.1, gt=0, le=1, description="of warm_steps")
     floor: float = Field(0.0, ge=0, description="lowest rate of cosine_warm and cosine_warm_compat")
 
 
@@ -121,6 +126,9 @@ def learning_rate(config: OptimizerConfig, step: int, per_epoch: int, epochs: in
         at, length = (max(epoch - 1, 0), max(epochs - 1, 1)) if compat else (epoch, epochs)
         rising = at / config.warmup_epochs if at < config.warmup_epochs else None
         return config.floor + (config.lr - config.floor) * (0.5 * (1 + math.cos(math.pi * at / length)) if rising is None else rising)
+    if config.schedule == "warm_steps":
+        rising = step / (config.warmup_epochs * per_epoch) if epoch < config.warmup_epochs else 1.0
+        return config.lr * (rising + 1e-5 * (1 - rising)) * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
     done = {
         "cosine": epoch / epochs,
         "cosine_compat": (epoch + 1) / epochs,
@@ -132,7 +140,7 @@ def learning_rate(config: OptimizerConfig, step: int, per_epoch: int, epochs: in
 
 
 def make_optimizer(config: OptimizerConfig, module: Trained) -> torch.optim.Optimizer:
-    """Adam or AdamW over the trainable parameters, a group for each pair of weight decay and factor of the rate ("factor")."""
+    """The optimiser over the trainable parameters, a group for each pair of weight decay and factor of the rate ("factor")."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -141,6 +149,8 @@ def make_optimizer(config: OptimizerConfig, module: Trained) -> torch.optim.Opti
             groups.setdefault((decay, module.rate_factor(name)), []).append(parameter)
     kind = torch.optim.AdamW if config.decoupled else torch.optim.Adam
     plain = [{"params": found, "weight_decay": decay, "factor": factor} for (decay, factor), found in groups.items()]
+    if config.kind == "sgd":
+        return torch.optim.SGD(plain, config.lr, momentum=config.momentum, fused=True)
     return kind(plain, config.lr, fused=True)
 
 

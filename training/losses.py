@@ -1,6 +1,7 @@
 """NT-Xent, the normalised temperature-scaled cross entropy of SimCLR (Chen et al. 2020, arXiv 2002.05709, eq. 1)."""
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,3 +52,49 @@ def info_nce(queries: Tensor, keys: Tensor, targets: Tensor, valid: Tensor, temp
         scores = (queries.to(dtype) @ keys.to(dtype).T / temperature).masked_fill(~valid, -torch.inf)
         shares = scores - scores.logsumexp(1, keepdim=True)
         return -(targets.to(dtype) * shares.masked_fill(~valid, 0.0)).sum(1)
+
+
+def nt_pairs(
+    a: Tensor,
+    b: Tensor,
+    temperature: float,
+    *,
+    form: Literal["nt", "clip"] = "nt",
+    excluded: Tensor | None = None,
+    positives: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """`nt_xent` with a say in who is a negative and who a positive: a scalar in nats, 0 for no pairs and for a pair without negatives.
+
+    a, b: (M, D) floats, M ≥ 0, not normalised; u are the rows of a, then those of b, s their cosines. With P(i) the positives of row i
+    and N(i) the rows of its denominator,
+
+        L = Σᵢ wᵢ · ( −1/|P(i)| Σ_{p ∈ P(i)} log( exp(s_ip/τ) / Σ_{m ∈ N(i)} exp(s_im/τ) ) ),      wᵢ = 1/2M
+
+    form: "nt", N(i) has all rows but i; "clip", the other side's rows alone. excluded (2M, 2M) bool: entries that leave N; a row's partner
+    never does. positives (2M, 2M) bool: rows of N that are positives beside the partner. weights (M,): of a pair, instead of 1/M.
+    In float32 at least, under autocast too.
+    """
+    pairs = len(a)
+    dtype = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
+    with torch.autocast(device_type=a.device.type, enabled=False):
+        u = F.normalize(torch.cat((a.to(dtype), b.to(dtype))), dim=1, eps=1e-12)
+        if not pairs:
+            return u.sum()
+        itself = torch.eye(2 * pairs, dtype=torch.bool, device=u.device)
+        partner = torch.arange(2 * pairs, device=u.device).roll(pairs)
+        out = itself if excluded is None else excluded | itself
+        if form == "clip":
+            side = torch.arange(2 * pairs, device=u.device) < pairs
+            out = out | (side[:, None] == side)
+        own = itself.roll(pairs, 1)
+        out = out & ~own
+        scores = ((u @ u.T) / temperature).masked_fill(out, -torch.inf)
+        if positives is None:
+            rows = F.cross_entropy(scores, partner, reduction="none")
+        else:
+            share = ((positives & ~out) | own).to(dtype)
+            rows = -(share * scores.log_softmax(1).masked_fill(out, 0.0)).sum(1) / share.sum(1)
+        if weights is None:
+            return rows.mean()
+        return (rows * weights.to(dtype).repeat(2)).sum() / 2

@@ -19,8 +19,17 @@ FINETUNED = "finetune/"
 """What a fine-tuned figure's protocol begins with; the task follows."""
 
 _NAMES = {"svm": "Linear SVM", "knn": "k-NN", "fewshot": "Few-shot", "retrieval": "Retrieval"}
-_METRICS = {"instance_miou": "instance mIoU", "class_miou": "class mIoU"}
+_METRICS = {
+    "instance_miou": "instance mIoU",
+    "class_miou": "class mIoU",
+    "miou": "mIoU",
+    "edit": "edit score",
+    "f1_10": "F1@10",
+    "f1_25": "F1@25",
+    "f1_50": "F1@50",
+}
 _KEPT_OUT = {"scores", "items", "per_category", "per_class", "labelled_items", "unlabelled_items", "validation_items"}
+_OF_CLIPS = {"recognition", "action_segmentation", "point_segmentation"}
 # How each protocol differs from CrossPoint's own, where it has one (arXiv 2203.00680 and its released code).
 _PROTOCOLS = {
     "svm": "the paper fits ModelNet40 and ScanObjectNN with C fixed at 0.1; here C is chosen by cross-validation on the training split",
@@ -31,6 +40,7 @@ _PROTOCOLS = {
 _FINETUNING = (
     "the codes of Point-BERT and Point-MAE, which the protocol follows, choose the epoch on the test split; here validation data choose it"
 )
+_CLIPS = "the public codes of these tasks report the best epoch on the test split; here validation data choose it"
 
 
 @dataclass(frozen=True)
@@ -264,7 +274,7 @@ def _tree(
     found += [(f"  {name}".replace("_", " "), _words(value)) for name, value in figure["details"].items() if name not in _KEPT_OUT]
     config = next((o.outputs.get("config") for n, o in outcomes.items() if n == f"pretrain/{arm}/s{seeds[0]}"), None)
     changed = differences(config) if config else []
-    note = _protocol(protocol, metric)
+    note = _CLIPS if finetuned and figure["protocol"] in _OF_CLIPS else _protocol(protocol, metric)
     if config and paper_known(config):
         lines = [_data(outcomes, figure), *(f"{key} {default} → {here}" for key, default, here in changed), note]
         found.append(("differs from the paper", "\n".join(filter(None, lines))))

@@ -1,6 +1,7 @@
 """What the static pages share: one file each, nothing fetched from outside, all names escaped.
 
-`base.html.j2` holds the frame, `style.css` the looks, `orbit.js` turning clouds, `pair.html.j2` a sample as cloud and views.
+`base.html.j2` holds the frame, `style.css` the looks, `orbit.js` turning clouds, `pair.html.j2` a sample as cloud and views, `reel.js` and
+`clip.html.j2` one whose cloud and frames play in step.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from pipeline.page.clouds import PALETTE, POINTS
+from pipeline.page.clouds import Cloud as Cloud
+from pipeline.page.clouds import cloud as cloud
 from pipeline.reader import Dataset
 
 HERE = Path(__file__).parent
 THUMBNAIL = 224
-POINTS = 1024
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,6 @@ class View:
     depth: str = ""
     mask: str = ""
     camera: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Cloud:
-    """Points for `orbit.js`: base64 of int8 positions (127 = one radius), uint8 colours, normals and part numbers; "" where absent."""
-
-    count: int
-    points: str
-    colors: str = ""
-    normals: str = ""
-    parts: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +62,7 @@ def environment(*folders: Path) -> Environment:
         loader=FileSystemLoader([*folders, HERE]), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     env.globals["inline"] = lambda name: Markup((HERE / name).read_text(encoding="utf-8"))
+    env.globals["palette"] = PALETTE
     env.filters["count"] = lambda value: f"{value:,}"
     env.filters["size"] = size
     return env
@@ -128,31 +121,6 @@ def _near_is_light(depth: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
     near, far = float(depth[seen].min()), float(depth[seen].max())
     grey = 255 - 190 * (depth - near) / max(far - near, 1.0)
     return np.where(seen, grey, 0).astype(np.uint8)
-
-
-def cloud(
-    points: npt.NDArray[np.float32],
-    colors: npt.NDArray[np.uint8] | None = None,
-    normals: npt.NDArray[np.float32] | None = None,
-    parts: npt.NDArray[np.int16] | None = None,
-    *,
-    most: int = POINTS,
-    seed: int = 0,
-) -> Cloud:
-    """A cloud (N, 3) in the unit sphere with what belongs to its points, thinned to `most` points drawn by the seed."""
-    pick = np.sort(np.random.Generator(np.random.PCG64(seed)).permutation(len(points))[:most])
-
-    def packed(array: npt.NDArray[Any]) -> str:
-        return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-
-    return Cloud(
-        len(pick),
-        packed(np.rint(np.clip(points[pick], -1, 1) * 127).astype(np.int8)),
-        packed(colors[pick].astype(np.uint8)) if colors is not None else "",
-        packed(np.rint(np.clip(normals[pick], -1, 1) * 127.5 + 127.5).astype(np.uint8)) if normals is not None else "",
-        # 255 stands for a point without a part
-        packed(np.where(parts[pick] < 0, 255, parts[pick] % 255).astype(np.uint8)) if parts is not None else "",
-    )
 
 
 def load_cloud(dataset: Dataset, index: int, *, most: int = POINTS, seed: int = 0) -> Cloud:

@@ -2,7 +2,8 @@
   "use strict";
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const PARTS = [[27, 108, 168], [214, 96, 32], [42, 138, 87], [150, 84, 190], [196, 150, 10], [202, 70, 128], [39, 150, 165], [130, 112, 96]];
+  const PARTS = document.documentElement.dataset.palette.split(",").map((hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+  const HIDDEN = -128;
   const orbits = new Map(), visible = new Set();
   let turning = !still.matches, frame = 0, last = 0;
 
@@ -10,7 +11,8 @@
     constructor(canvas) {
       this.canvas = canvas;
       this.points = new Int8Array(bytes(canvas.dataset.points).buffer);
-      this.count = this.points.length / 3;
+      this.frames = Number(canvas.dataset.frames || 1);
+      this.count = this.points.length / 3 / this.frames;
       this.yaw = 0.6;
       this.pitch = 0.4;
       this.fixed = null;
@@ -20,24 +22,29 @@
       this.screen = new Float32Array(3 * this.count);
     }
 
+    /* Of the points of one frame, or of all of them one frame after the other. */
     colors() {
-      const want = document.documentElement.dataset.cloud || "";
-      if (this.palette && this.paletteOf === want) return this.palette;
       const { colors, normals, parts } = this.canvas.dataset;
-      const rgb = new Uint8Array(3 * this.count);
-      if (want === "parts" && parts) bytes(parts).forEach((p, i) => rgb.set(p === 255 ? [128, 128, 128] : PARTS[p % PARTS.length], 3 * i));
-      else if (want === "normals" && normals) rgb.set(bytes(normals));
-      else if (want !== "plain" && colors) rgb.set(bytes(colors));
+      const want = document.documentElement.dataset.cloud || (colors ? "colors" : normals ? "normals" : "parts");
+      if (this.palette && this.paletteOf === want) return this.palette;
+      let rgb;
+      if (want === "parts" && parts) {
+        const numbers = bytes(parts);
+        rgb = new Uint8Array(3 * numbers.length);
+        numbers.forEach((p, i) => rgb.set(p === 255 ? [128, 128, 128] : PARTS[p % PARTS.length], 3 * i));
+      } else if (want === "normals" && normals) rgb = bytes(normals);
+      else if (want !== "plain" && colors) rgb = bytes(colors);
       else {
         const ink = getComputedStyle(this.canvas).color.match(/[\d.]+/g).slice(0, 3).map(Number);
+        rgb = new Uint8Array(3 * this.count);
         for (let i = 0; i < this.count; i++) rgb.set(ink, 3 * i);
       }
       /* A point that would be lost against the stage gets a rim of its own colour, darker or lighter. */
       const light = ([r, g, b]) => 0.3 * r + 0.59 * g + 0.11 * b;
       const stage = light(getComputedStyle(this.canvas).backgroundColor.match(/[\d.]+/g).map(Number));
-      this.rims = new Uint8Array(3 * this.count);
-      this.rimmed = new Uint8Array(this.count);
-      for (let i = 0; i < this.count; i++) {
+      this.rims = new Uint8Array(rgb.length);
+      this.rimmed = new Uint8Array(rgb.length / 3);
+      for (let i = 0; i < this.rimmed.length; i++) {
         this.rimmed[i] = Math.abs(light(rgb.subarray(3 * i, 3 * i + 3)) - stage) < 75 ? 1 : 0;
         for (let k = 3 * i; k < 3 * i + 3; k++) this.rims[k] = stage > 128 ? rgb[k] * 0.55 : rgb[k] * 0.5 + 127;
       }
@@ -66,9 +73,12 @@
       const pixels = new Uint32Array(this.image.data.buffer);
       pixels.fill(0);
       const m = this.camera(), f = m[12] * side, rgb = this.colors();
+      const at = ((canvas.frame || 0) % this.frames) * count, tint = rgb.length > 3 * count ? at : 0;
       let near = Infinity, far = -Infinity;
       for (let i = 0; i < count; i++) {
-        const x = points[3 * i] / 127, y = points[3 * i + 1] / 127, z = points[3 * i + 2] / 127;
+        const k = 3 * (at + i);
+        if (points[k] === HIDDEN) { screen[3 * i + 2] = NaN; continue; }
+        const x = points[k] / 127, y = points[k + 1] / 127, z = points[k + 2] / 127;
         const depth = m[8] * x + m[9] * y + m[10] * z + m[11];
         screen[3 * i] = f * (m[0] * x + m[1] * y + m[2] * z + m[3]) / depth + side / 2;
         screen[3 * i + 1] = f * (m[4] * x + m[5] * y + m[6] * z + m[7]) / depth + side / 2;
@@ -78,10 +88,11 @@
       }
       const bins = 64, starts = new Uint32Array(bins + 1), span = Math.max(far - near, 1e-6);
       const bin = (i) => Math.min(bins - 1, Math.floor((far - screen[3 * i + 2]) / span * bins));
-      for (let i = 0; i < count; i++) starts[bin(i) + 1]++;
+      let there = 0;
+      for (let i = 0; i < count; i++) if (screen[3 * i + 2] > 0.05) { starts[bin(i) + 1]++; there++; }
       for (let b = 0; b < bins; b++) starts[b + 1] += starts[b];
-      for (let i = 0; i < count; i++) order[starts[bin(i)]++] = i;
-      const dot = Math.max(2, Math.round(side / 64));
+      for (let i = 0; i < count; i++) if (screen[3 * i + 2] > 0.05) order[starts[bin(i)]++] = i;
+      const dot = Math.max(2, Math.round(side / (count > 128 ? 64 : 32)));
       const rim = Math.max(1, Math.round(dot / 3));
       const square = (x, y, width, alpha, color, at) => {
         const u = Math.round(x - width / 2), v = Math.round(y - width / 2);
@@ -92,12 +103,10 @@
           pixels.fill(value, (v + row) * side + u + cut, (v + row) * side + u + width - cut);
         }
       };
-      for (let k = 0; k < count; k++) {
-        const i = order[k], depth = screen[3 * i + 2];
-        if (depth < 0.05) continue;
-        const alpha = 255 - Math.round(110 * (depth - near) / span);
-        if (this.rimmed[i]) square(screen[3 * i], screen[3 * i + 1], dot + rim, alpha, this.rims, 3 * i);
-        square(screen[3 * i], screen[3 * i + 1], dot, alpha, rgb, 3 * i);
+      for (let k = 0; k < there; k++) {
+        const i = order[k], alpha = 255 - Math.round(110 * (screen[3 * i + 2] - near) / span), color = tint + i;
+        if (this.rimmed[color]) square(screen[3 * i], screen[3 * i + 1], dot + rim, alpha, this.rims, 3 * color);
+        square(screen[3 * i], screen[3 * i + 1], dot, alpha, rgb, 3 * color);
       }
       context.putImageData(this.image, 0, 0);
       this.dirty = false;
@@ -147,6 +156,12 @@
   for (const canvas of document.querySelectorAll("canvas.orbit")) {
     seen.observe(canvas);
     const mine = () => orbits.get(canvas);
+    canvas.addEventListener("frame", () => {
+      if (!mine()) return;
+      mine().fixed = canvas.camera || null;
+      mine().dirty = true;
+      wake();
+    });
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
       if (mine()) mine().held = true;
@@ -167,7 +182,7 @@
 
   /* A view under the pointer is shown large, and the cloud stands as its camera sees it. */
   const layer = () => document.documentElement.dataset.layer || "color";
-  for (const pair of document.querySelectorAll(".pair")) {
+  for (const pair of document.querySelectorAll(".pair:not(.clip)")) {
     const shown = pair.querySelector("img.shown"), canvas = pair.querySelector("canvas.orbit"), buttons = [...pair.querySelectorAll(".strip button")];
     const show = (button, fix) => {
       if (!button) return;
@@ -197,13 +212,18 @@
   for (const control of document.querySelectorAll("[data-sets]")) {
     control.addEventListener("change", () => {
       document.documentElement.dataset[control.dataset.sets] = control.value;
-      for (const pair of document.querySelectorAll(".pair")) pair.showView();
+      for (const pair of document.querySelectorAll(".pair:not(.clip)")) pair.showView();
       refresh(true);
     });
   }
   for (const button of document.querySelectorAll("button.motion")) {
-    const label = () => { button.textContent = turning ? "Pause rotation" : "Rotate clouds"; };
-    button.addEventListener("click", () => { turning = !turning; label(); wake(); });
+    const label = () => { button.textContent = turning ? "Pause motion" : "Start motion"; };
+    button.addEventListener("click", () => {
+      turning = !turning;
+      label();
+      document.dispatchEvent(new CustomEvent("motion", { detail: turning }));
+      wake();
+    });
     label();
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => refresh(true));

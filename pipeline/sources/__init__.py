@@ -1,33 +1,67 @@
-"""Where meshes come from: class folders or built-in shapes. Each source is a configuration, and the four functions here know them all."""
+"""Where meshes, characters and recordings come from. Each source is a configuration, and the functions here know them all."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Annotated
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from pipeline.sources import folder, procedural
+from pipeline.sources import animated, creatures, folder, procedural, recordings
+from pipeline.sources.animated import AnimatedSource
 from pipeline.sources.asset import Asset
+from pipeline.sources.creatures import CreaturesSource
 from pipeline.sources.folder import FolderSource
 from pipeline.sources.procedural import ShapesSource
+from pipeline.sources.recordings import RecordingSource
 from render.meshes import Mesh
 
-__all__ = ["Asset", "FolderSource", "ShapesSource", "Source", "assets", "content_sha256", "open_mesh"]
+if TYPE_CHECKING:
+    from pipeline.script import Script
+    from render.animation import Animated
 
-Source = Annotated[FolderSource | ShapesSource, Field(discriminator="kind")]
+__all__ = [
+    "AnimatedSource",
+    "AnySource",
+    "Asset",
+    "CreaturesSource",
+    "FolderSource",
+    "RecordingSource",
+    "ShapesSource",
+    "Source",
+    "assets",
+    "content_sha256",
+    "open_clip",
+    "open_mesh",
+]
+
+AnySource = FolderSource | ShapesSource | AnimatedSource | CreaturesSource | RecordingSource
+Source = Annotated[AnySource, Field(discriminator="kind")]
 
 
-def assets(source: FolderSource | ShapesSource) -> Iterator[Asset]:
-    """The source's assets in a stated order. Raises SourceError."""
-    return folder.assets(source) if isinstance(source, FolderSource) else procedural.assets(source)
+def assets(source: AnySource) -> Iterator[Asset]:
+    """The source's assets in a stated order, those included that it leaves out. Raises SourceError."""
+    if isinstance(source, FolderSource):
+        return folder.assets(source)
+    if isinstance(source, AnimatedSource):
+        return animated.assets(source)
+    if isinstance(source, CreaturesSource):
+        # a creature's clips stay on one side of a split
+        return (replace(asset, group=asset.uri.partition("#")[0]) for asset in creatures.assets(source))
+    if isinstance(source, RecordingSource):
+        return recordings.assets(source)
+    return procedural.assets(source)
 
 
-def inventory(source: FolderSource | ShapesSource) -> str:
+def inventory(source: AnySource) -> str:
     """Hex digest of the assets' names, labels and contents: tells whether a source changed. Reads every file once."""
     hasher = hashlib.sha256()
     for asset in assets(source):
+        if asset.left_out:
+            continue
         try:
             content = content_sha256(source, asset.uri)
         except OSError:
@@ -36,11 +70,45 @@ def inventory(source: FolderSource | ShapesSource) -> str:
     return hasher.hexdigest()
 
 
-def content_sha256(source: FolderSource | ShapesSource, uri: str) -> str:
+def content_sha256(source: AnySource, uri: str) -> str:
     """Hex digest of all that an asset is made of. Raises OSError where its file cannot be read."""
-    return folder.content_sha256(source.path / uri) if isinstance(source, FolderSource) else procedural.content_sha256(uri)
+    if isinstance(source, FolderSource):
+        return folder.content_sha256(source.path / uri)
+    if isinstance(source, AnimatedSource):
+        return animated.content_sha256(source, uri)
+    if isinstance(source, CreaturesSource):
+        return creatures.content_sha256(uri)
+    if isinstance(source, RecordingSource):
+        return recordings.content_sha256(source, uri)
+    return procedural.content_sha256(uri)
 
 
-def open_mesh(source: FolderSource | ShapesSource, uri: str, *, parts: bool) -> Mesh:
+def open_mesh(source: AnySource, uri: str, *, parts: bool) -> Mesh:
     """The asset's mesh as it is written, with part labels where asked for and there. Raises MeshError."""
-    return folder.open_mesh(source, uri, parts=parts) if isinstance(source, FolderSource) else procedural.open_mesh(uri)
+    if isinstance(source, FolderSource):
+        return folder.open_mesh(source, uri, parts=parts)
+    if isinstance(source, ShapesSource):
+        return procedural.open_mesh(uri)
+    raise TypeError(f"the source {source.kind} has no meshes")
+
+
+def open_clip(source: AnySource, uri: str, seed: int, *, parts: bool = False) -> Script:
+    """What an asset shows when it is filmed; the seed draws what a sequence is joined of. A static mesh shows itself. Raises MeshError."""
+    from pipeline import script
+
+    if isinstance(source, AnimatedSource):
+        return animated.open_clip(source, uri, seed)
+    if isinstance(source, CreaturesSource):
+        character, _, part = uri.rpartition("#")
+        creature, names = _creature(character), creatures.action_names(source)
+        clips = [(number, names.index(clip.name)) for number, clip in enumerate(creature.clips) if clip.name in names]
+        if source.sequences:
+            return script.joined(creature, clips, source.joined, source.blend_s, names, character, seed)
+        number, action = next((number, action) for number, action in clips if names[action] == part)
+        return script.one_clip(creature, number, action, names, character)
+    return script.standing(open_mesh(source, uri, parts=parts), uri)
+
+
+@lru_cache(maxsize=4)
+def _creature(character: str) -> Animated:
+    return creatures.open_animated(character)

@@ -17,9 +17,15 @@ class SourceError(ConfigError):
 
 @dataclass(frozen=True)
 class Asset:
-    """A mesh to be. `uri` is relative to the source, so that it is the same wherever the source lies; names are not yet keys."""
+    """A mesh or clip to be. `uri` is relative to the source, so that it is the same wherever the source lies; names are not yet keys.
+
+    Assets of one `group` stay on one side where a split is cut; without a name each content is its own group. left_out names the rule by
+    which the source leaves an asset out: it is counted and not made.
+    """
 
     uri: str
     cls: str
     split: Split
     licence: str = ""
+    group: str = ""
+    left_out: str = ""

@@ -31,3 +31,11 @@ def parts_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     to = str(tmp_path_factory.mktemp("parts") / "data")
     generate(recipe, to, workers=0, progress=False, isolate=False)
     return to
+
+
+@pytest.fixture(scope="session")
+def clips_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URI of 12 train and 6 test clips of 3 actions: 16 frames of 64 points with parts, pictures of 16²."""
+    from tests.training.clip_cases import write_clips
+
+    return write_clips(tmp_path_factory.mktemp("clips"), parts=True)

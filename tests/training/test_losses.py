@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.losses import nt_xent
+from training.losses import nt_pairs, nt_xent
 
 TAU = 0.1
 
@@ -119,3 +119,96 @@ def test_full_precision_under_autocast() -> None:
 def test_refuses(a: torch.Tensor, b: torch.Tensor, temperature: float, error: type[Exception]) -> None:
     with pytest.raises(error, match="nt_xent needs"):
         nt_xent(a, b, temperature)
+
+
+# ---- pairs with masks --------------------------------------------------------------------------------------------------
+
+
+def rows(pairs: int, seed: int = 0, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    a, b = torch.randn(2, pairs, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return a, b
+
+
+def by_masks(a: torch.Tensor, b: torch.Tensor, temperature: float, allowed: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:
+    """Row by row from explicit masks: allowed and positive (2M, 2M), weights (2M,) that sum to 1."""
+    u = torch.cat([a, b]).numpy()
+    u = u / np.sqrt((u * u).sum(1, keepdims=True))
+    total = 0.0
+    for i in range(len(u)):
+        choices = [m for m in range(len(u)) if allowed[i, m]]
+        below = math.fsum(math.exp(float(u[i] @ u[m]) / temperature) for m in choices)
+        own = [p for p in choices if positive[i, p]]
+        total -= weights[i] * math.fsum(math.log(math.exp(float(u[i] @ u[p]) / temperature) / below) for p in own) / len(own)
+    return total
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 20])
+def test_pairs_without_masks_are_nt_xent(pairs: int) -> None:
+    a, b = rows(pairs)
+    assert nt_pairs(a, b, TAU).item() == pytest.approx(nt_xent(a, b, TAU).item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("pairs", [2, 9])
+def test_collapsed_and_perfect_pairs_in_both_forms(pairs: int) -> None:
+    same, perfect = torch.ones(pairs, 4, dtype=torch.float64), torch.eye(pairs, dtype=torch.float64)
+    assert nt_pairs(same, same, TAU).item() == pytest.approx(math.log(2 * pairs - 1), abs=1e-12)
+    assert nt_pairs(same, same, TAU, form="clip").item() == pytest.approx(math.log(pairs), abs=1e-12)
+    far = math.exp(-1 / TAU)
+    assert nt_pairs(perfect, 3 * perfect, TAU).item() == pytest.approx(math.log(1 + (2 * pairs - 2) * far), abs=1e-12)
+    assert nt_pairs(perfect, 3 * perfect, TAU, form="clip").item() == pytest.approx(math.log(1 + (pairs - 1) * far), abs=1e-12)
+
+
+@pytest.mark.parametrize("form", ["nt", "clip"])
+def test_sides_order_and_lengths_do_not_matter_to_pairs(form: str) -> None:
+    a, b = rows(7)
+    order = torch.randperm(7, generator=torch.Generator().manual_seed(2))
+    expected = nt_pairs(a, b, TAU, form=form).item()
+    for other in ((b, a), (a[order], b[order]), (5 * a, 0.1 * b)):
+        assert nt_pairs(*other, TAU, form=form).item() == pytest.approx(expected, abs=1e-12)
+    assert abs(nt_pairs(a[order], b, TAU, form=form).item() - expected) > 1e-3
+
+
+@pytest.mark.parametrize("form", ["nt", "clip"])
+@pytest.mark.parametrize("more_positives", [False, True])
+def test_any_masks_equal_the_formula_written_as_loops(form: str, more_positives: bool) -> None:
+    rng = np.random.default_rng(3)
+    pairs = 6
+    a, b = rows(pairs, 4)
+    partner = np.arange(2 * pairs).reshape(2, pairs)[::-1].ravel()
+    for _ in range(5):
+        excluded, extra = rng.random((2, 2 * pairs, 2 * pairs)) < 0.3
+        weights = rng.random(pairs)
+        weights /= weights.sum()
+        allowed = ~excluded
+        np.fill_diagonal(allowed, False)
+        if form == "clip":
+            allowed[:pairs, :pairs] = allowed[pairs:, pairs:] = False
+        allowed[np.arange(2 * pairs), partner] = True
+        positive = np.zeros_like(allowed) if not more_positives else extra & allowed
+        positive[np.arange(2 * pairs), partner] = True
+        found = nt_pairs(
+            a,
+            b,
+            TAU,
+            form=form,
+            excluded=torch.from_numpy(excluded),
+            positives=torch.from_numpy(extra) if more_positives else None,
+            weights=torch.from_numpy(weights),
+        )
+        assert found.item() == pytest.approx(by_masks(a, b, TAU, allowed, positive, np.tile(weights, 2) / 2), abs=1e-12)
+
+
+def test_no_pairs_and_one_pair_cost_nothing_and_pull_nowhere() -> None:
+    for pairs in (0, 1):
+        a, b = (x.requires_grad_() for x in rows(pairs))
+        loss = nt_pairs(a, b, TAU)
+        loss.backward()
+        assert loss.item() == 0
+        assert a.grad is not None
+        assert not a.grad.any()
+
+
+def test_gradients_of_masked_pairs() -> None:
+    a, b = (x.requires_grad_() for x in rows(4, 6))
+    excluded = torch.rand(8, 8, generator=torch.Generator().manual_seed(7)) < 0.4
+    assert torch.autograd.gradcheck(lambda x, y: nt_pairs(x, y, TAU, excluded=excluded, positives=~excluded), (a, b))

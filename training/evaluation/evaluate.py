@@ -3,6 +3,8 @@
 Everything that is chosen (C of the SVM, k of the neighbours) is chosen on the training split; the test split is opened once, at the
 end. Classification is over the classes that both splits have. Test items whose asset is, byte for byte, one of the training split are
 left out of every protocol. Clouds are given to the encoder as they are stored and, for sets without a common up axis, turned at random.
+An encoder of clips is measured in the same way on the clips' middle windows (`training.evaluation.clips`), and its retrieval is between
+point-cloud and image videos.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from pipeline.reader import Dataset
-from training.augment import ImageAugment
+from training.augment import FramesAugment, ImageAugment
+from training.clip_views import ClipAugment, frame_names, plain_frames
+from training.evaluation import clips as clip_source
 from training.evaluation import knn, retrieval, svm
 from training.evaluation.features import chosen_views, clouds, extract, images
 from training.evaluation.fewshot import FewShot, few_shot, usable
 from training.evaluation.figure import Figure
+from training.objectives import CrossVideo
 
-Protocol = Literal["svm", "knn", "fewshot", "retrieval"]
+Protocol = Literal["svm", "knn", "fewshot", "retrieval", "frame_retrieval"]
 
 
 class EvaluateConfig(BaseModel):
@@ -35,9 +40,10 @@ class EvaluateConfig(BaseModel):
 
     protocols: tuple[Protocol, ...] = ("svm", "knn", "fewshot", "retrieval")
     turned: tuple[bool, ...] = Field(default=(False, True), min_length=1, description="clouds as they are, turned at random, or both")
-    points: int | None = Field(default=None, ge=1, description="first points of each cloud; all if not given")
+    points: int | None = Field(default=None, ge=1, description="first points of each cloud or frame; if not given, all, or the view's")
     normalise: bool = Field(default=True, description="mean to the origin, largest norm to 1; the paper leaves stored clouds as they are")
-    batch: int = Field(default=32, ge=1, description="clouds or images at a time; no figure depends on it")
+    clips: ClipAugment | None = Field(default=None, description="how an encoder of clips sees them; as in its pretraining if not given")
+    batch: int = Field(default=32, ge=1, description="clouds, clips or images at a time; no figure depends on it")
     train_split: str = "train"
     test_split: str = "test"
     svm_grid: tuple[float, ...] = Field(
@@ -64,7 +70,7 @@ class Gathered:
 
     train, test: indices into the dataset, (n,) and (m,). train_features (n, F), test_features (m, F) float32. labels (n,), (m,): numbers
     of `classes`. point_embeddings (m, D) of the test clouds; image_embeddings (g, D) and image_owner (g,): the row of `test` that the
-    image belongs to, image_names its member; empty without retrieval.
+    image belongs to, image_names its member, of a video its middle; empty without retrieval. frames: of frame retrieval.
     """
 
     turned: bool
@@ -79,6 +85,7 @@ class Gathered:
     image_embeddings: NDArray[np.float32]
     image_owner: NDArray[np.int64]
     image_names: tuple[str, ...]
+    frames: tuple[clip_source.FrameScores, ...] = ()
 
 
 def check(dataset: Dataset, config: EvaluateConfig) -> None:
@@ -101,28 +108,52 @@ def evaluate(
     image_branch: nn.Module | None = None,
     image: ImageAugment | None = None,
     keep: Callable[[Gathered], None] | None = None,
+    view: ClipAugment | None = None,
+    objective: CrossVideo | None = None,
 ) -> list[Figure]:
-    """The figures of one encoder, (B, N, 3) to (B, F), under every chosen protocol.
+    """The figures of one encoder, (B, N, 3) to (B, F), under every chosen protocol; with a `view`, of clips (B, T, N, 3 + F).
 
-    Retrieval needs `point_head`, features to embedding, `image_branch`, (B, 3, S, S) to embedding, and `image`, the training's image
-    configuration. `keep` is given what the figures come from, once for each of `config.turned`. ValueError as `check`, before the encoder
-    runs, and for retrieval without projections or images.
+    Retrieval needs `point_head`, features to embedding, `image_branch`, (B, 3, S, S) or with a view (B, T, 3, S, S) to embedding, and
+    `image`, the training's image configuration; retrieval of frames needs the trained `objective`. `keep` is given what the figures come
+    from, once for each of `config.turned`. ValueError as `check`, before the encoder runs, and for retrieval without projections or images.
     """
     split = _Split.of(dataset, config)
+    view = None if view is None else clip_source.with_count(config.clips or view, config.points)
     wants_images = "retrieval" in config.protocols
     embeddings, chosen = np.zeros((0, 0), np.float32), []
     if wants_images:
         if point_head is None or image_branch is None:
             raise ValueError("retrieval needs the projections of a pretraining: evaluate its folder, or leave retrieval out of protocols")
-        chosen = chosen_views(dataset, split.test, config.views, config.seed)
-        embeddings = extract(image_branch, images(dataset, split.test, chosen, image or ImageAugment()), device, config.batch)
+        if view is None:
+            chosen = chosen_views(dataset, split.test, config.views, config.seed)
+            seen = images(dataset, split.test, chosen, image or ImageAugment())
+        else:
+            chosen = _middles(dataset, split.test, view)
+            seen = clip_source.videos(dataset, split.test, view, image if isinstance(image, FramesAugment) else FramesAugment())
+        embeddings = extract(image_branch, seen, device, config.batch)
+    frames: list[clip_source.FrameScores] = []
+    if "frame_retrieval" in config.protocols:
+        if objective is None:
+            raise ValueError("frame_retrieval needs a pretraining by crossvideo: evaluate its folder, or leave it out of protocols")
+        frames = clip_source.frame_retrieval(objective, dataset, split.test, config.recall, config.seed, device, config.batch)
+    about = split.details if view is None else split.details | {"points": view.count or "all", "normalise": view.normalise}
     figures = []
     for turned in config.turned:
         rotation = config.seed if turned else None
+        short: list[str] = []
         train, test = (
-            extract(encoder, clouds(dataset, part, config.points, config.normalise, rotation), device, config.batch)
+            extract(
+                encoder,
+                clouds(dataset, part, config.points, config.normalise, rotation)
+                if view is None
+                else clip_source.clips(dataset, part, view, rotation, short),
+                device,
+                config.batch,
+            )
             for part in (split.train, split.test)
         )
+        if view is not None:
+            about = about | {"frames": view.frames, "step": view.step, "mode": view.mode, "short_clips": len(short)}
         gathered = Gathered(
             turned=turned,
             classes=split.classes,
@@ -136,11 +167,12 @@ def evaluate(
             image_embeddings=embeddings,
             image_owner=np.array([place for place, _ in chosen], np.int64),
             image_names=tuple(name for _, name in chosen),
+            frames=tuple(frames) if turned == config.turned[0] else (),
         )
         if keep:
             keep(gathered)
         for measured in measure(gathered, config, dataset.keys):
-            details = {**measured.details, **split.details}
+            details = {**measured.details, **about}
             figures.append(
                 Figure(
                     protocol=measured.protocol,
@@ -200,6 +232,17 @@ class _Split:
         return cls(train, test, labels.astype(np.int64), tuple(classes.tolist()), {**details, "normalise": config.normalise})
 
 
+def _middles(dataset: Dataset, indices: NDArray[np.int64], view: ClipAugment) -> list[tuple[int, str]]:
+    """(place in `indices`, member) of the image in the middle of each video that is embedded. ValueError for a clip without images."""
+    chosen = []
+    for place, index in enumerate(indices.tolist()):
+        names = frame_names(dataset, index)
+        if not names:
+            raise ValueError(f"retrieval needs images, but the sample {dataset.keys[index]} of {dataset.uri} has none")
+        chosen.append((place, names[int(plain_frames(len(names), view)[view.frames // 2])]))
+    return chosen
+
+
 # ---- which protocols -------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +274,10 @@ def measure(gathered: Gathered, config: EvaluateConfig, keys: Sequence[str]) -> 
                 found += _few_shot(gathered, config, keys)
             case "retrieval":
                 found += _retrieval(gathered, config, keys)
+            case "frame_retrieval":
+                for row in gathered.frames:
+                    items = [keys[i] for i in row.clips]
+                    found.append(Measured.of("frame_retrieval", row.metric, row.scores, row.chance, items, k=row.k))
     return found
 
 

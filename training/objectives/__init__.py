@@ -1,6 +1,7 @@
 """The objectives that an encoder can be pretrained with. A new one: a file here and its case in each of the three functions.
 
-An objective is a `training.loop.Trained` with the point encoder as `encoder`, and `feature_head` and `image_branch` for retrieval.
+An objective is a `training.loop.Trained` with the point encoder as `encoder`, and `feature_head` and `image_branch` for retrieval, which
+are None where it has none. Objectives of clips also have `frame_pair`, what the monitor of the index shortcut looks at.
 """
 
 from __future__ import annotations
@@ -19,50 +20,126 @@ from torch import Tensor
 from pipeline.reader import Dataset
 from training import encoder_file
 from training.batches import Sample
-from training.encoders import PointEncoderConfig, PointTransformerConfig
+from training.encoders import P4TransformerConfig, P4UNetConfig, PointEncoderConfig, PointTransformerConfig, PPTrConfig, is_video
 from training.files import FileError
-from training.objectives import crossbert, crosspoint
+from training.objectives import c2p, crossbert, crosspoint, crossvideo
+from training.objectives.c2p import C2P, C2PConfig
 from training.objectives.crossbert import CrossBert, CrossBertConfig
 from training.objectives.crosspoint import CrossPoint, CrossPointConfig
+from training.objectives.crossvideo import CrossVideo, CrossVideoConfig
 from training.tokenizer.train import load_tokenizer
 
-ObjectiveConfig = Annotated[CrossPointConfig | CrossBertConfig, Field(discriminator="kind")]
-Objective = CrossPoint | CrossBert
+ObjectiveConfig = Annotated[CrossPointConfig | CrossBertConfig | CrossVideoConfig | C2PConfig, Field(discriminator="kind")]
+Objective = CrossPoint | CrossBert | CrossVideo | C2P
 
 _CALIBRATED = 1024
 _LOGITS = 1 << 25
 _AT_ONCE = 64
 """clouds from which the target's temperature is found, the most logits, clouds that are tokenized together"""
 
-__all__ = ["CrossBert", "CrossBertConfig", "CrossPoint", "CrossPointConfig", "Objective", "ObjectiveConfig", "begin", "build", "prepare"]
+__all__ = [
+    "C2P",
+    "C2PConfig",
+    "CrossBert",
+    "CrossBertConfig",
+    "CrossPoint",
+    "CrossPointConfig",
+    "CrossVideo",
+    "CrossVideoConfig",
+    "Objective",
+    "ObjectiveConfig",
+    "begin",
+    "build",
+    "check_encoder",
+    "prepare",
+]
 
 
-def build(config: CrossPointConfig | CrossBertConfig, encoder: PointEncoderConfig) -> Objective:
+def check_encoder(config: CrossPointConfig | CrossBertConfig | CrossVideoConfig | C2PConfig, encoder: PointEncoderConfig) -> None:
+    """Does the encoder fit the objective? ValueError, in one sentence."""
+    match config:
+        case CrossVideoConfig() | C2PConfig():
+            if not is_video(encoder):
+                raise ValueError(
+                    f"encoder.kind: {config.kind} needs an encoder of point-cloud videos (p4transformer, …), not a {encoder.kind}"
+                )
+            columns = len(config.point_augment.features)
+            if getattr(encoder, "features", 0) != columns:
+                raise ValueError(
+                    f"encoder.features is {getattr(encoder, 'features', 0)} and objective.point_augment.features names {columns}: "
+                    "give the encoder as many"
+                )
+        case _:
+            if is_video(encoder):
+                raise ValueError(f"encoder.kind: {config.kind} looks at single clouds, and a {encoder.kind} takes videos: use crossvideo")
+            if isinstance(config, CrossBertConfig) and not isinstance(encoder, PointTransformerConfig):
+                raise ValueError(f"encoder.kind: crossbert hides patches and needs a point_transformer, not a {encoder.kind}")
+
+
+def check_members(config: CrossPointConfig | CrossBertConfig | CrossVideoConfig | C2PConfig, dataset: Dataset, split: str) -> None:
+    """Have the split's samples what the objective looks at? Reads the manifest alone. ValueError for the first without."""
+    match config:
+        case CrossVideoConfig() | C2PConfig():
+            needed = ["clip.npy"]
+            needed += ["f000.png"] if isinstance(config, CrossVideoConfig) and config.uses_images else []
+            needed += ["features.npy"] if config.point_augment.features else []
+        case _:
+            needed = ["points.npy", "v00.png"]
+    advice = {
+        "clip.npy": "name a dataset of clips",
+        "f000.png": "set weights.cross_video and weights.cross_frame to 0, or name a dataset whose clips have frames of images",
+        "features.npy": "leave point_augment.features and encoder.features out",
+        "points.npy": "name a dataset of single clouds, or train crossvideo",
+        "v00.png": "name a dataset with views",
+    }
+    for index in dataset.indices(split).tolist():
+        has = dataset.members(index)
+        member = next((name for name in needed if name not in has), None)
+        if member is not None:
+            raise ValueError(
+                f"{config.kind} needs {member}, which the sample {dataset.keys[index]} of {dataset.uri} does not have: {advice[member]}."
+            )
+
+
+def build(config: CrossPointConfig | CrossBertConfig | CrossVideoConfig | C2PConfig, encoder: PointEncoderConfig) -> Objective:
     """The module that computes an objective's loss, with fresh weights from torch's global generator. ValueError: encoder does not fit."""
+    check_encoder(config, encoder)
     match config:
         case CrossPointConfig():
             return CrossPoint(config, encoder)
         case CrossBertConfig():
-            if not isinstance(encoder, PointTransformerConfig):
-                raise ValueError(f"crossbert masks patches: it needs an encoder of the kind point_transformer, not {encoder.kind}")
+            assert isinstance(encoder, PointTransformerConfig)
             return CrossBert(config, encoder)
+        case CrossVideoConfig():
+            assert isinstance(encoder, P4TransformerConfig | PPTrConfig | P4UNetConfig)
+            return CrossVideo(config, encoder)
+        case C2PConfig():
+            assert isinstance(encoder, P4TransformerConfig | PPTrConfig | P4UNetConfig)
+            return C2P(config, encoder)
 
 
-def prepare(config: CrossPointConfig | CrossBertConfig, dataset: Dataset, seed: int, index: int, epoch: int) -> Sample:
+def prepare(
+    config: CrossPointConfig | CrossBertConfig | CrossVideoConfig | C2PConfig, dataset: Dataset, seed: int, index: int, epoch: int
+) -> Sample:
     """What the object `index` brings to a step of an epoch."""
     match config:
         case CrossPointConfig():
             return crosspoint.prepare(config, dataset, index, seed, epoch)
         case CrossBertConfig():
             return crossbert.prepare(config, dataset, index, seed, epoch)
+        case CrossVideoConfig():
+            return crossvideo.prepare(config, dataset, index, seed, epoch)
+        case C2PConfig():
+            return c2p.prepare(config, dataset, index, seed, epoch)
 
 
 def begin(module: Objective, dataset: Dataset, split: str, seed: int, given: Path | None) -> dict[str, str]:
     """Brings in what the objective builds on: images' weights from their file, the tokenizer's from its folder, its targets' temperature.
 
     Returns what that adds to the training's identity. Raises FileError; ValueError where a tokenizer is needed and none is given, or one
-    of another configuration.
+    of another configuration, and where clips lack what the objective looks at.
     """
+    check_members(module.config, dataset, split)
     if not isinstance(module, CrossBert):
         return {}
     config = module.config

@@ -3,7 +3,8 @@
     f(x) = Σ w_k f_k / Σ w_k over the three centres c_k nearest to x,   w_k = 1 / (‖x − c_k‖² + 1e-8)
 
 The weights are those of squared distances, as PointNet++ has them with its exponent of 2 and as the part segmentation of the published
-point transformers does; a common PyTorch port of PointNet++ takes the root first [ours: the square].
+point transformers does; a common PyTorch port of PointNet++ takes the root first [ours: the square]. With `root` they are
+1 / (‖x − c_k‖ + 1e-8), which the published networks on point-cloud videos have (methods-C, C.2.2).
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ _LANES = 64  # points whose nearest centres are sought side by side
 _FLOOR = 1e-8  # keeps the weight of a centre that coincides with the point finite
 
 
-def three_nearest(points: Tensor, centres: Tensor, features: Tensor) -> Tensor:
+def three_nearest(points: Tensor, centres: Tensor, features: Tensor, root: bool = False) -> Tensor:
     """points (B, N, 3), centres (B, G, 3), features (B, G, C) -> (B, N, C), differentiable to the features alone.
 
     Of equally near centres the first count; of fewer than three all do. Distances and weights are of float32 at least, the result has the
@@ -30,7 +31,7 @@ def three_nearest(points: Tensor, centres: Tensor, features: Tensor) -> Tensor:
         raise ValueError("Interpolation from the nearest centres needs at least one centre, got none.")
     dtype = torch.float64 if torch.float64 in (points.dtype, centres.dtype) else torch.float32
     points, centres = points.detach().to(dtype), centres.detach().to(dtype)
-    index, weights = (_three if points.device.type == "cpu" else _three_torch)(points, centres)
+    index, weights = (_three if points.device.type == "cpu" else _three_torch)(points, centres, root)
     clouds, groups, channels = features.shape
     rows = (index + torch.arange(clouds, device=index.device).view(-1, 1, 1) * groups).flatten(0, 1)
     kept = features.flatten(0, 1)
@@ -38,25 +39,26 @@ def three_nearest(points: Tensor, centres: Tensor, features: Tensor) -> Tensor:
     return summed.view(clouds, -1, channels)
 
 
-def _three(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+def _three(points: Tensor, centres: Tensor, root: bool) -> tuple[Tensor, Tensor]:
     clouds, number, _ = points.shape
     kept = min(3, centres.shape[1])
     index = torch.empty(clouds, number, kept, dtype=torch.int64)
     weights = points.new_empty(clouds, number, kept)
     blocks = -(-number // _LANES)
     arrays = [tensor.contiguous().numpy() for tensor in (points, centres)]
-    in_threads(_weigh, clouds * blocks, *arrays, index.numpy(), weights.numpy())
+    in_threads(_weigh, clouds * blocks, *arrays, root, index.numpy(), weights.numpy())
     return index, weights
 
 
-def _three_torch(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+def _three_torch(points: Tensor, centres: Tensor, root: bool) -> tuple[Tensor, Tensor]:
     index = nearest(centres, points, min(3, centres.shape[1]))
-    weights = 1 / ((gather_rows(centres, index) - points[:, :, None]).square().sum(-1) + _FLOOR)
+    apart = (gather_rows(centres, index) - points[:, :, None]).square().sum(-1)
+    weights = 1 / ((apart.sqrt() if root else apart) + _FLOOR)
     return index, weights / weights.sum(-1, keepdim=True)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _weigh(first: int, last: int, points: Any, centres: Any, index: Any, weights: Any) -> None:
+def _weigh(first: int, last: int, points: Any, centres: Any, root: bool, index: Any, weights: Any) -> None:
     _, number, kept = index.shape
     blocks = -(-number // _LANES)
     columns = np.zeros((3, _LANES), points.dtype)
@@ -74,7 +76,8 @@ def _weigh(first: int, last: int, points: Any, centres: Any, index: Any, weights
         for lane in range(wanted):
             total = points.dtype.type(0)
             for k in range(kept):
-                weight = one / (best[k, lane] + floor)
+                apart = np.sqrt(best[k, lane]) if root else best[k, lane]
+                weight = one / (apart + floor)
                 weights[cloud, start + lane, k] = weight
                 index[cloud, start + lane, k] = place[k, lane]
                 total += weight

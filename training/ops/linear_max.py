@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from training.ops.threads import in_threads
 
+_ELEMENTS = 1 << 17  # numbers of the product at a time: they stay in a core's cache
 _BLOCKS = 16  # parts of the sets that add up the weight's gradient, whatever the number of threads
 
 
@@ -31,7 +32,11 @@ class _LinearMax(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, weight: Tensor) -> Tensor:
         sets, outputs = len(a), len(weight)
         best, places = a.new_empty(sets, outputs), torch.empty(sets, outputs, dtype=torch.int32)
-        in_threads(_largest, sets, nn.functional.linear(a, weight).numpy(), best.numpy(), places.numpy())
+        step = max(1, _ELEMENTS // max(1, a.shape[1] * outputs))
+        for start in range(0, sets, step):
+            part = slice(start, min(start + step, sets))
+            y = nn.functional.linear(a[part], weight)
+            in_threads(_largest, len(y), y.numpy(), best[part].numpy(), places[part].numpy())
         ctx.save_for_backward(a, weight, places)
         return best
 
@@ -39,10 +44,19 @@ class _LinearMax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         a, weight, places = ctx.saved_tensors
-        grad_a, parts = torch.empty_like(a), weight.new_empty(_BLOCKS, *weight.shape)
-        arrays = [tensor.detach().contiguous().numpy() for tensor in (a, weight, places, grad)]
-        in_threads(_spread, _BLOCKS, *arrays, grad_a.numpy(), parts.numpy())
-        return grad_a, parts.sum(0)
+        return spread_largest(a, weight, places, grad)
+
+
+def spread_largest(a: Tensor, weight: Tensor, places: Tensor, grad: Tensor, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The gradients of a (R, M, C) and weight (O, C) where output o of set r, of gradient grad (R, O), is w_o · a[r, places[r, o]].
+
+    With `centre` (C,) the gradient of the weight is that of w_o · (a[r, places[r, o]] − centre).
+    """
+    grad_a, parts = torch.empty_like(a), weight.new_empty(_BLOCKS, *weight.shape)
+    centre = a.new_zeros(a.shape[2]) if centre is None else centre
+    arrays = [tensor.detach().contiguous().numpy() for tensor in (a, weight, places, grad, centre)]
+    in_threads(_spread, _BLOCKS, *arrays, grad_a.numpy(), parts.numpy())
+    return grad_a, parts.sum(0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -62,7 +76,7 @@ def _largest(first: int, last: int, y: Any, best: Any, places: Any) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def _spread(first: int, last: int, a: Any, weight: Any, places: Any, grad: Any, grad_a: Any, parts: Any) -> None:
+def _spread(first: int, last: int, a: Any, weight: Any, places: Any, grad: Any, centre: Any, grad_a: Any, parts: Any) -> None:
     sets, vectors, channels = a.shape
     for part in range(first, last):
         parts[part] = 0
@@ -75,4 +89,4 @@ def _spread(first: int, last: int, a: Any, weight: Any, places: Any, grad: Any, 
                 for c in range(channels):
                     grad_a[r, m, c] += g * weight[o, c]
                 for c in range(channels):
-                    parts[part, o, c] += g * a[r, m, c]
+                    parts[part, o, c] += g * (a[r, m, c] - centre[c])

@@ -8,6 +8,7 @@ The head is Point-MAE's; hidden (256,) without norm is Point-BERT's. The classes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -18,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pipeline.reader import Dataset
+from training.augment import PointAugment
+from training.loop import FitConfig
+from training.tasks.clouds import CloudTask, published_fit
 from training.tasks.layers import Hidden, Metric, Width
 
 
@@ -32,15 +36,21 @@ class ClassificationConfig(BaseModel):
     dropout: float = Field(default=0.5, ge=0, lt=1, description="after each hidden layer")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
+    def default_fit(self) -> FitConfig:
+        return published_fit(epochs=300, batch=32, lr=5e-4)
+
+    def default_augment(self) -> PointAugment:
+        return PointAugment(scale=(2 / 3, 1.5), per_axis=True, shift=0.2, rotation="none", translate=0.0, jitter_sigma=0.0, dropout=0.0)
+
 
 class ClassificationHead(nn.Module):
-    """Features (B, F) to logits (B, classes)."""
+    """Features (..., F) to logits (..., classes)."""
 
-    def __init__(self, config: ClassificationConfig, features: int, classes: int) -> None:
+    def __init__(self, hidden: Sequence[int], norm: bool, dropout: float, features: int, classes: int) -> None:
         super().__init__()
-        sizes = (features, *config.hidden)
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, config.hidden, strict=False))
-        self.hidden = nn.ModuleList(Hidden(width, config.norm, config.dropout, i) for i, width in enumerate(config.hidden))
+        sizes = (features, *hidden)
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, hidden, strict=False))
+        self.hidden = nn.ModuleList(Hidden(width, norm, dropout, i) for i, width in enumerate(hidden))
         self.last = nn.Linear(sizes[-1], classes)
 
     def forward(self, features: Tensor, keys: Tensor | None = None) -> Tensor:
@@ -51,7 +61,7 @@ class ClassificationHead(nn.Module):
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(CloudTask):
     """The task with its classes, sorted by name.
 
     A row of a scored item is (loss, weight, class, predicted class), weight 1.
@@ -95,7 +105,7 @@ class Classification:
 
     def head(self, encoder: nn.Module) -> ClassificationHead:
         width: int = encoder.feature_dim  # type: ignore[assignment]
-        return ClassificationHead(self.config, width, len(self.classes))
+        return ClassificationHead(self.config.hidden, self.config.norm, self.config.dropout, width, len(self.classes))
 
     def logits(self, encoder: nn.Module, head: nn.Module, batch: dict[str, Tensor], keys: Tensor | None) -> Tensor:
         """(B, classes)."""
@@ -119,14 +129,24 @@ class Classification:
     def metrics(self, rows: npt.NDArray[np.float64]) -> list[Metric]:
         """Accuracy and mean class accuracy of scored items; the first is the one to select by. Chance: always the commonest class of the
         training items. Scores of the second are weighted by n / (classes · items of the class), so that their mean is the figure."""
-        truth, predicted = rows[:, 2].astype(int), rows[:, 3].astype(int)
-        right = (truth == predicted).astype(np.float64)
-        counts = np.bincount(truth, minlength=len(self.classes))
-        weights = len(truth) / ((counts > 0).sum() * counts[truth])
-        by_class = {self.classes[c]: float(right[truth == c].mean()) for c in np.flatnonzero(counts)}
-        guess = (truth == self.commonest).astype(np.float64)
-        about = {"classes": len(self.classes), "per_class": by_class}
-        return [
-            Metric("accuracy", right, float(guess.mean()), about),
-            Metric("mean_class_accuracy", right * weights, float((guess * weights).mean()), about),
-        ]
+        return class_metrics(rows[:, 2].astype(int), rows[:, 3].astype(int), self.classes, self.commonest)
+
+
+def class_metrics(
+    truth: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    commonest: int,
+    more: dict[str, Any] | None = None,
+) -> list[Metric]:
+    """Accuracy and mean class accuracy of items (n,), with `more` details; chance: `commonest` everywhere."""
+    right = (truth == predicted).astype(np.float64)
+    counts = np.bincount(truth, minlength=len(classes))
+    weights = len(truth) / ((counts > 0).sum() * counts[truth])
+    by_class = {classes[c]: float(right[truth == c].mean()) for c in np.flatnonzero(counts).tolist()}
+    guess = (truth == commonest).astype(np.float64)
+    about = {"classes": len(classes), "per_class": by_class, **(more or {})}
+    return [
+        Metric("accuracy", right, float(guess.mean()), about),
+        Metric("mean_class_accuracy", right * weights, float((guess * weights).mean()), about),
+    ]

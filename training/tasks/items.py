@@ -30,7 +30,13 @@ class Items:
 
 
 def divide(
-    dataset: Dataset, splits: tuple[str, str, str], validation: float, labels: float, categories: Sequence[str] | None, seed: int
+    dataset: Dataset,
+    splits: tuple[str, str, str],
+    validation: float,
+    labels: float,
+    categories: Sequence[str] | None,
+    seed: int,
+    groups: npt.NDArray[np.str_] | None = None,
 ) -> Items:
     """splits: the names of the training, validation and test split.
 
@@ -38,15 +44,24 @@ def divide(
     every seed. Of the others the share `labels` is used, per class, at least one; a smaller share is part of a larger one. Items of the
     validation and test split whose class is none of `categories` (by default the training split's), or whose content is
     in an earlier split, are left out. Raises ValueError for a training split without samples.
+
+    groups (len(dataset),): whose each sample is (a character, a person), for samples that are parts of one file. Then nobody is held out in
+    part, and a content is what the source has after '#' of the file's. Where all are one's, validation goes by content.
     """
     train, held, test = (dataset.indices(name) for name in splits)
     if not len(train):
         raise ValueError(f"The dataset {dataset.uri} has no finished sample in the split {splits[0]!r}: name another split.")
     contents = np.array([content or key for content, key in zip(dataset.table["sha256"].to_pylist(), dataset.keys, strict=True)])
+    if groups is not None:
+        parts = [source.partition("#")[2] for source in dataset.table["source"].to_pylist()]
+        contents = np.array([f"{content}#{part}" for content, part in zip(contents, parts, strict=True)])
     classes = np.unique(dataset.classes[train]) if categories is None else np.array(sorted(categories))
     pool = train[np.isin(dataset.classes[train], classes)]
     if len(held):
         held, details = _fresh(dataset, held, classes, contents, contents[train], "validation")
+    elif groups is not None and len(np.unique(groups[pool])) > 1:
+        held = _whole(dataset, pool, groups, validation)
+        details = {"validation_groups": len(np.unique(groups[held])), "training_groups": len(np.unique(groups[np.setdiff1d(pool, held)]))}
     else:
         chosen = _share(dataset, pool, contents, "validation", validation, spare=1)
         held, details = pool[np.isin(contents[pool], contents[chosen])], {}
@@ -81,3 +96,28 @@ def _share(
         wanted = max(round(share * len(order)), least, 1 if share > 0 else 0)
         chosen.append(own[np.isin(contents[own], order[: min(wanted, len(order) - spare)])])
     return np.sort(np.concatenate(chosen)) if chosen else indices[:0]
+
+
+def _whole(dataset: Dataset, pool: Indices, groups: npt.NDArray[np.str_], share: float) -> Indices:
+    """The items of whole groups, in the order of a hash: of each class, the commonest first, about a share of the items.
+
+    No class is held out wholly, a share above 0 takes a group where that allows it, and all together are one and a half shares at most.
+    """
+    classes, counts = np.unique(dataset.classes[pool], return_counts=True)
+    order = sorted(np.unique(groups[pool]).tolist(), key=lambda group: hashlib.sha256(f"validation/{group}".encode()).hexdigest())
+    held = np.zeros(len(pool), bool)
+    own = {group: groups[pool] == group for group in order}
+    kinds = {name: dataset.classes[pool] == name for name in classes.tolist()}
+
+    def leaves_all(group: str) -> bool:
+        return all((kind & ~held & ~own[group]).any() for kind in kinds.values())
+
+    for name in classes[np.argsort(-counts, kind="stable")].tolist() if share > 0 else ():
+        kind = kinds[name]
+        for group in order:
+            if (kind & held).sum() >= max(round(share * int(kind.sum())), 1):
+                break
+            fits = not held.any() or (held | own[group]).sum() <= 1.5 * share * len(pool)
+            if (kind & own[group] & ~held).any() and fits and leaves_all(group):
+                held |= own[group]
+    return pool[held]

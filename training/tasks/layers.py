@@ -1,7 +1,8 @@
-"""What the heads of all tasks are made of."""
+"""What the heads, figures and evidence of all tasks are made of."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 from torch import Tensor, nn
 
+from pipeline.reader import Dataset
 from training.noise import fold, uniforms
 from training.ops.batchnorm import BatchNorm1d
 
@@ -31,6 +33,12 @@ class Metric:
     @property
     def value(self) -> float:
         return float(self.scores.mean())
+
+
+def one_a_class(dataset: Dataset, indices: npt.NDArray[np.int64], most: int) -> list[int]:
+    """Of each class the sample that comes first in the order of a hash of the keys, `most` samples at most."""
+    order = sorted(indices.tolist(), key=lambda index: hashlib.sha256(dataset.keys[index].encode()).hexdigest())
+    return list({str(dataset.classes[index]): index for index in reversed(order)}.values())[:most]
 
 
 def dropout(x: Tensor, probability: float, keys: Tensor, number: int) -> Tensor:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -27,10 +28,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pipeline.reader import Dataset
+from training.augment import PointAugment
+from training.batches import collate
+from training.files import write_json
+from training.loop import FitConfig
 from training.ops.batchnorm import BatchNorm1d
-from training.tasks.layers import Hidden, Metric, Width
+from training.tasks.clouds import CloudTask, published_fit
+from training.tasks.layers import Hidden, Metric, Width, one_a_class
+from training.tasks.viewing import Run, Viewing
 
 _MEMBERS = ("points.npy", "parts.npy", "json")
+_SHOWN = 8
+"""test shapes whose parts are kept to be looked at"""
 
 
 class PartsConfig(BaseModel):
@@ -45,6 +54,12 @@ class PartsConfig(BaseModel):
     dropout: float = Field(default=0.5, ge=0, lt=1, description="after each hidden layer")
     loss_over: Literal["category", "all"] = Field(default="category", description="labels that the loss chooses among")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+    def default_fit(self) -> FitConfig:
+        return published_fit(epochs=300, batch=16, lr=2e-4)
+
+    def default_augment(self) -> PointAugment:
+        return PointAugment(scale=(0.8, 1.25), shift=0.1, rotation="none", translate=0.0, jitter_sigma=0.0, dropout=0.0)
 
 
 class PartsHead(nn.Module):
@@ -75,7 +90,7 @@ class PartsHead(nn.Module):
 
 
 @dataclass(frozen=True)
-class Parts:
+class Parts(CloudTask):
     """The task with its labels: `parts[c]` are the part names of category c, both sorted; labels are numbered through the categories.
 
     commonest[c]: the label of category c with the most training points. A row of a scored item is (loss, weight, category, IoU of each
@@ -174,6 +189,21 @@ class Parts:
     def hits(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Of each item the number of points that are predicted right, (B,)."""
         return (self.predict(logits, batch["category"]) == batch["label"]).float().sum(1)
+
+    def evidence(
+        self, run: Run, dataset: Dataset, test: npt.NDArray[np.int64], viewing: Viewing, folder: Path, device: torch.device
+    ) -> None:
+        """Test shapes to look at: FOLDER/parts.npz with points (k, N, 3), truth and predicted (k, N), −1 for none; parts.json with their
+        keys and classes, and the category and part of each label. The same shapes for every start, one a category."""
+        shown = one_a_class(dataset, test, _SHOWN)
+        samples = [next(self.seen(dataset, index, viewing, 0)) for index in shown]
+        batch = {name: values.to(device) for name, values in collate(samples).items()}
+        arrays = {"points": batch["points"], "truth": batch["label"], "predicted": self.predict(run(batch), batch["category"])}
+        folder.mkdir(exist_ok=True)
+        np.savez(folder / "parts.npz", **{name: values.cpu().numpy() for name, values in arrays.items()})  # type: ignore[arg-type]
+        labels = [[category, part] for category, names in zip(self.categories, self.parts, strict=True) for part in names]
+        about = {"keys": [dataset.keys[i] for i in shown], "classes": [str(dataset.classes[i]) for i in shown], "labels": labels}
+        write_json(folder / "parts.json", about)
 
     def rows(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """(B, row_width) float64."""

@@ -4,13 +4,13 @@ import torch
 from training.ops.interpolate import _three, _three_torch, three_nearest
 
 
-def loops(points, centres, features):
+def loops(points, centres, features, power=1.0):
     result = torch.empty(*points.shape[:2], features.shape[2], dtype=features.dtype)
     for b in range(len(points)):
         for i, point in enumerate(points[b]):
             squared = [float(((point - centre) ** 2).sum()) for centre in centres[b]]
             order = sorted(range(len(squared)), key=lambda j, squared=squared: (squared[j], j))[:3]
-            weights = [1 / (squared[j] + 1e-8) for j in order]
+            weights = [1 / (squared[j] ** power + 1e-8) for j in order]
             result[b, i] = sum(w * features[b, j] for w, j in zip(weights, order, strict=True)) / sum(weights)
     return result
 
@@ -29,17 +29,20 @@ def test_equals_loops(number, groups, lattice):
     points, centres, features = case(number, groups, lattice)
     expected = loops(points, centres, features)
     torch.testing.assert_close(three_nearest(points, centres, features), expected, rtol=1e-12, atol=1e-12)
+    rooted = three_nearest(points, centres, features, root=True)
+    torch.testing.assert_close(rooted, loops(points, centres, features, power=0.5), rtol=1e-12, atol=1e-12)
     large = 1e6 * points, 1e6 * centres, features
     torch.testing.assert_close(three_nearest(*large), loops(*large), rtol=1e-12, atol=1e-12)
     if lattice:  # whole numbers are exact in single precision too, so that the same centres are found
         torch.testing.assert_close(three_nearest(points.float(), centres.float(), features.float()), expected.float())
 
 
+@pytest.mark.parametrize("root", [False, True])
 @pytest.mark.parametrize(("number", "groups"), [(20, 1), (100, 2), (100, 50)])
-def test_other_devices_find_the_same_centres_and_weights(number, groups):
+def test_other_devices_find_the_same_centres_and_weights(number, groups, root):
     points, centres, _ = case(number, groups, lattice=True)
-    index, weights = _three(points, centres)
-    other_index, other_weights = _three_torch(points, centres)
+    index, weights = _three(points, centres, root)
+    other_index, other_weights = _three_torch(points, centres, root)
     assert torch.equal(index, other_index)
     torch.testing.assert_close(weights, other_weights)
 

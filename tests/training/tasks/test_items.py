@@ -113,3 +113,77 @@ def test_no_validation_share_holds_nothing_out(shelf: Dataset) -> None:
 def test_a_split_without_samples_is_refused(shelf: Dataset) -> None:
     with pytest.raises(ValueError, match="no finished sample in the split 'nothing'"):
         divide(shelf, ("nothing", "val", "test"), 0.1, 1.0, None, 0)
+
+
+def with_sources(dataset: Dataset, sources: list[str]) -> Dataset:
+    dataset.table = dataset.table.set_column(dataset.table.schema.get_field_index("source"), "source", [sources])
+    return dataset
+
+
+def characters(dataset: Dataset, number: int) -> np.ndarray:
+    """Makes the i-th clip of each class one of the character i modulo `number`, who is one file; whose each sample is."""
+    place = {
+        index: i
+        for split in ("train", "test")
+        for name in np.unique(dataset.classes)
+        for i, index in enumerate(np.flatnonzero((dataset.splits == split) & (dataset.classes == name)).tolist())
+    }
+    owners = [f"{dataset.splits[index]}{place[index] % number}" for index in range(len(dataset))]
+    with_sources(dataset, [f"{owner}.glb#{dataset.classes[index]}{place[index]}" for index, owner in enumerate(owners)])
+    with_contents(dataset, [f"content of {owner}" for owner in owners])
+    return np.array(owners)
+
+
+def by_character(dataset: Dataset, groups: np.ndarray, validation: float = 0.2, labels: float = 1.0, seed: int = 0):  # type: ignore[no-untyped-def]
+    return divide(dataset, SPLITS, validation, labels, None, seed, groups)
+
+
+def test_clips_of_one_character_are_on_one_side_of_the_validation_cut(written) -> None:  # type: ignore[no-untyped-def]
+    dataset = Dataset.open(written([f"train/{cls}/{cls}{i}" for cls in "abc" for i in range(10)] + [f"test/a/t{i}" for i in range(3)]))
+    groups = characters(dataset, 10)
+    items = by_character(dataset, groups)
+    assert not set(groups[items.labelled]) & set(groups[items.validation])
+    assert sorted([*items.labelled, *items.validation]) == dataset.indices("train").tolist()
+    assert per_class(dataset, items.validation) == {"a": 2, "b": 2, "c": 2}
+    assert (items.details["validation_groups"], items.details["training_groups"]) == (2, 8)
+    assert len(items.test) == 3
+    # whatever the seed and the share of labels
+    others = [by_character(dataset, groups, labels=0.3, seed=seed) for seed in range(3)]
+    assert {tuple(other.validation) for other in others} == {tuple(items.validation)}
+    assert len({tuple(other.labelled) for other in others}) > 1
+
+
+def test_few_labels_are_clips_of_every_class_not_whole_files(written) -> None:  # type: ignore[no-untyped-def]
+    dataset = Dataset.open(written([f"train/{cls}/{cls}{i}" for cls in "ab" for i in range(20)]))
+    groups = characters(dataset, 4)
+    items = by_character(dataset, groups, validation=0.25, labels=0.1)
+    # five clips of each class are held out, a tenth of the other fifteen is two
+    assert per_class(dataset, items.validation) == {"a": 5, "b": 5}
+    assert per_class(dataset, items.labelled) == {"a": 2, "b": 2}
+    assert per_class(dataset, by_character(dataset, groups, labels=0.001).labelled) == {"a": 1, "b": 1}
+
+
+def test_no_class_is_held_out_wholly_and_the_cut_stays_near_its_share(written) -> None:  # type: ignore[no-untyped-def]
+    counts = {"a": 12, "b": 6, "c": 2, "d": 1, "e": 1}
+    dataset = Dataset.open(written([f"train/{cls}/{cls}{i}" for cls, count in counts.items() for i in range(count)]))
+    for number in (2, 3, 5, 12):
+        groups = characters(dataset, number)
+        items = by_character(dataset, groups)
+        assert set(per_class(dataset, items.labelled)) == set("abcde")
+        assert 0 < len(items.validation) <= max(1.5 * 0.2 * len(dataset), max(np.unique(groups, return_counts=True)[1]))
+
+
+def test_where_all_clips_are_one_characters_validation_goes_by_clips(written) -> None:  # type: ignore[no-untyped-def]
+    dataset = Dataset.open(written([f"train/{cls}/{cls}{i}" for cls in "ab" for i in range(10)]))
+    items = by_character(dataset, characters(dataset, 1))
+    assert per_class(dataset, items.validation) == {"a": 2, "b": 2}
+    assert "validation_groups" not in items.details
+
+
+def test_a_clip_of_a_file_that_training_has_was_seen_before_only_if_it_is_the_same_clip(written) -> None:  # type: ignore[no-untyped-def]
+    dataset = Dataset.open(written([f"train/a/{i}" for i in range(4)] + [f"test/a/t{i}" for i in range(4)]))
+    with_sources(dataset, [f"one.h5#{i}" for i in (0, 1, 2, 3, 4, 5, 6, 0)])
+    with_contents(dataset, ["the file"] * 8)
+    items = by_character(dataset, np.array(["one.h5"] * 8))
+    assert items.test.tolist() == dataset.indices("test")[:3].tolist()
+    assert items.details["test_items_seen_before"] == 1

@@ -1,0 +1,150 @@
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline.importers.recording import RecordingError
+from pipeline.sources.asset import SourceError
+from pipeline.sources.recordings import RecordingSource, assets, content_sha256, open_recording
+from tests.pipeline.importers.recording_files import hoi4d_line, write_hoi4d
+
+
+def source(path: Path, kind: str = "actions", **options: object) -> RecordingSource:
+    return RecordingSource.model_validate({"format": f"hoi4d_{kind}", "path": path} | options)
+
+
+def uris(config: RecordingSource) -> list[str]:
+    return [a.uri for a in assets(config) if not a.left_out]
+
+
+def test_rows_are_counted_by_each_files_own_length_and_files_by_their_number(tmp_path: Path) -> None:
+    for number, rows in ((1, 3), (2, 1), (10, 2)):
+        write_hoi4d(tmp_path / f"train{number}.h5", rows, number)
+    write_hoi4d(tmp_path / "test1.h5", 2, 7)
+    write_hoi4d(tmp_path / "elsewhere" / "train1.h5", 5, 9)
+    assert uris(source(tmp_path)) == [
+        "train1.h5#00000",
+        "train1.h5#00001",
+        "train1.h5#00002",
+        "train2.h5#00000",
+        "train10.h5#00000",
+        "train10.h5#00001",
+        "test1.h5#00000",
+        "test1.h5#00001",
+    ]
+    assert [a.split for a in assets(source(tmp_path))] == ["train"] * 6 + ["test"] * 2
+
+
+def test_a_row_is_read_as_it_stands_with_actions_and_centres(tmp_path: Path) -> None:
+    arrays = write_hoi4d(tmp_path / "train1.h5", 3)
+    recording = open_recording(source(tmp_path), "train1.h5#00002")
+    np.testing.assert_array_equal(np.stack(recording.frames), arrays["pcd"][2])
+    np.testing.assert_array_equal(recording.actions, arrays["label"][2])
+    np.testing.assert_allclose(recording.centres, arrays["center"][2])
+    assert len(recording.action_names) == 19
+    assert recording.flags == ()
+    np.testing.assert_allclose(recording.times_s, np.arange(6) / 7.5)
+
+
+def test_no_more_is_read_than_the_frames_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_hoi4d(tmp_path / "train1.h5", 4, labels="semantic")
+    taken = []
+    real = h5py.Dataset.__getitem__
+
+    def watched(self: h5py.Dataset, *arguments: object, **options: object) -> object:
+        found = real(self, *arguments, **options)
+        taken.append(np.shape(found))
+        return found
+
+    config = source(tmp_path, "semantic")
+    names = uris(config)
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", watched)
+    open_recording(config, names[3])
+    assert sorted(taken) == sorted([(3, 16, 3), (3, 3), (3, 16)])
+
+
+def test_semantic_clips_are_three_frames_at_multiples_of_three(tmp_path: Path) -> None:
+    arrays = write_hoi4d(tmp_path / "train1.h5", 2, labels="semantic", frames=9)
+    config = source(tmp_path, "semantic")
+    names = uris(config)
+    assert len(names) == 6
+    for index, name in enumerate(names):
+        row, first = index // 3, index % 3 * 3
+        recording = open_recording(config, name)
+        np.testing.assert_array_equal(np.stack(recording.frames), arrays["pcd"][row, first : first + 3])
+        raw = arrays["semantic"][row, first : first + 3]
+        assert recording.parts is not None
+        np.testing.assert_array_equal(np.stack(recording.parts), np.where(raw <= 1, -1, raw))
+        np.testing.assert_allclose(recording.times_s, np.arange(first, first + 3) / 15)
+    assert len(recording.part_names) == 49
+    assert len({content_sha256(config, name) for name in names}) == 6
+    assert len({a.group for a in assets(config)}) == 2
+
+
+def test_test_rows_without_labels_stand_back_behind_labelled_ones(tmp_path: Path) -> None:
+    write_hoi4d(tmp_path / "test_wolabel.h5", 2, labels=None)
+    only = [open_recording(source(tmp_path), uri) for uri in uris(source(tmp_path))]
+    assert [(recording.actions, recording.flags) for recording in only] == [(None, ("no_labels",))] * 2
+    write_hoi4d(tmp_path / "test1_right.h5", 2)
+    assert uris(source(tmp_path)) == ["test1_right.h5#00000", "test1_right.h5#00001"]
+    assert [a.left_out for a in assets(source(tmp_path))].count("also there with labels") == 2
+
+
+def test_a_list_names_the_rows_whatever_its_line_ends(tmp_path: Path) -> None:
+    write_hoi4d(tmp_path / "train1.h5", 2)
+    write_hoi4d(tmp_path / "train2.h5", 1, 5)
+    (tmp_path / "release.txt").write_bytes("\r\n".join([hoi4d_line(n) for n in range(3)] + [""]).encode())
+    config = source(tmp_path, lists={"train": "release.txt"})
+    assert [a.cls for a in assets(config)] == ["C1", "C2", "C3"]
+    recording = open_recording(config, "train2.h5#00000")
+    assert (recording.person, recording.facts["recording"]) == ("H3", hoi4d_line(2))
+    assert [a.split for a in assets(config.model_copy(update={"test": ("H2",)}))] == ["train", "test", "train"]
+    assert content_sha256(config, "train2.h5#00000") != content_sha256(source(tmp_path), "train2.h5#00000")
+
+
+def test_a_list_of_other_rows_is_refused(tmp_path: Path) -> None:
+    write_hoi4d(tmp_path / "train1.h5", 2)
+    (tmp_path / "release.txt").write_text("\n".join([hoi4d_line(0), hoi4d_line(1), hoi4d_line(1)]))
+    with pytest.raises(SourceError, match="has 3 lines, 1 of them doubled, and the train files have 2 rows"):
+        uris(source(tmp_path, lists={"train": "release.txt"}))
+    (tmp_path / "release.txt").write_text("some\nthing")
+    with pytest.raises(SourceError, match="has the line 'some'"):
+        uris(source(tmp_path, lists={"train": "release.txt"}))
+    with pytest.raises(SourceError, match="people are known from a list alone"):
+        uris(source(tmp_path, test=["H1"]))
+
+
+def spoil(path: Path, name: str, value: object, place: object = (1, 2)) -> None:
+    with h5py.File(path, "r+") as file:
+        file[name][place] = value
+
+
+def test_a_label_out_of_range_costs_its_row_alone(tmp_path: Path) -> None:
+    write_hoi4d(tmp_path / "train1.h5", 3)
+    spoil(tmp_path / "train1.h5", "label", 19)
+    assert len(open_recording(source(tmp_path), "train1.h5#00000").frames) == 6
+    with pytest.raises(RecordingError, match=r"train1.h5#00001 has a label outside 0 to 18") as caught:
+        open_recording(source(tmp_path), "train1.h5#00001")
+    assert caught.value.reason == "unreadable"
+
+
+def test_a_centre_beside_its_points_is_flagged(tmp_path: Path) -> None:
+    write_hoi4d(tmp_path / "train1.h5", 2)
+    spoil(tmp_path / "train1.h5", "center", 50.0)
+    assert open_recording(source(tmp_path), "train1.h5#00001").flags == ("centre_off",)
+    assert open_recording(source(tmp_path), "train1.h5#00000").flags == ()
+
+
+def test_other_files_have_a_reason_and_cost_one_asset(tmp_path: Path) -> None:
+    write_hoi4d(tmp_path / "train1.h5", 2)
+    (tmp_path / "train2.h5").write_bytes((tmp_path / "train1.h5").read_bytes()[:900])
+    with h5py.File(tmp_path / "train3.h5", "w") as file:
+        file["data"] = np.zeros(3)
+    with h5py.File(tmp_path / "train4.h5", "w") as file:
+        file["pcd"], file["center"], file["label"] = np.zeros((1, 4, 8, 3), "f4"), np.zeros((1, 5, 3)), np.zeros((1, 4), int)
+    assert uris(source(tmp_path))[2:] == ["train2.h5", "train3.h5", "train4.h5#00000"]
+    for name in ("train2.h5", "train3.h5", "train4.h5#00000"):
+        with pytest.raises(RecordingError) as caught:
+            open_recording(source(tmp_path), name)
+        assert caught.value.reason == "unreadable"
