@@ -23,6 +23,7 @@ CONVENTIONS = {
     "depth_unit": DEPTH_UNIT,
     "color": "sRGB, 8 bits; with alpha, the share of the pixel that is covered, colours over the recipe's background",
     "mask": "255 where at least half of the pixel is covered, else 0",
+    "clip": "float32, world, one centre and scale for all instants (recordings: metres as recorded); frame t, camera t, label t: instant t",
     "points": "float32, world; normals float32, world; colors uint8, sRGB; parts int16, an index into part_names, -1 for none",
 }
 

@@ -42,7 +42,7 @@ def write_gallery(uri: str, to: Path, *, limit: int = 60, seed: int = 0) -> Path
     allowed = _BYTES / max(1, len(shown))
     moving = are_clips(dataset)
     pairs: list[Pair | ClipSample] = [
-        (load_clip if moving else page.load_pair)(dataset, index, bytes_allowed=allowed, seed=seed)  # type: ignore[operator]
+        (load_clip if moving else page.load_pair)(dataset, index, bytes_allowed=allowed, seed=seed)
         for index in shown
     ]
     pairs.sort(key=lambda pair: pair.cls)
@@ -74,19 +74,25 @@ def write_gallery(uri: str, to: Path, *, limit: int = 60, seed: int = 0) -> Path
     return page.write(Path(to), text)
 
 
-def choose(dataset: Dataset, limit: int, seed: int) -> list[int]:
-    """Numbers of at most `limit` samples, ascending: the first of each flag, then in turn one of each class and split, drawn by seed."""
+def choose(dataset: Dataset, limit: int, seed: int, split: str = "") -> list[int]:
+    """Numbers of at most `limit` samples, ascending: the first of each flag, then in turn one of each class and split, drawn by seed.
+
+    split: the one that they are of, all if "".
+    """
     flagged: dict[str, int] = {}
+    wanted = dataset.splits == split if split else np.ones(len(dataset), bool)
     for index, flags in enumerate(dataset.table["flags"].to_pylist()):
-        for flag in flags:
+        for flag in flags if wanted[index] else ():
             flagged.setdefault(flag, index)
     chosen = dict.fromkeys(list(flagged.values())[: max(0, limit)])
     groups: dict[tuple[str, str], list[int]] = {}
     for index in np.random.Generator(np.random.PCG64(seed)).permutation(len(dataset)).tolist():
+        if not wanted[index]:
+            continue
         groups.setdefault((str(dataset.classes[index]), str(dataset.splits[index])), []).append(index)
     order = [groups[name] for name in sorted(groups)]
     depth = 0
-    while len(chosen) < min(limit, len(dataset)):
+    while len(chosen) < min(limit, int(wanted.sum())):
         turn = [group[depth] for group in order if depth < len(group)]
         # Of more groups than places, those that come are spread over the list of classes.
         for index in page.spread([i for i in turn if i not in chosen], limit - len(chosen)):

@@ -52,11 +52,13 @@ class Played:
     start_s: tuple[float, ...]
 
 
-def play_of(animated: Animated, clip: int, action: int) -> Play:
-    """A play of the clip, its period found by comparing first and last pose."""
+def play_of(animated: Animated, clip: int, action: int, loops: bool = False) -> Play:
+    """A play of the clip, its period found by comparing first and last pose; with `loops` it is closed however these differ."""
     about = animated.clips[clip]
     if about.duration_s <= 0:
         return Play(clip, action)
+    if loops:
+        return Play(clip, action, about.duration_s)
     used = np.zeros(len(animated.mesh.vertices), bool)
     used[animated.mesh.faces.reshape(-1)] = True
     first, last = animated.pose(clip, np.array([about.start_s, about.start_s + about.duration_s]))[:, used]
@@ -65,9 +67,12 @@ def play_of(animated: Animated, clip: int, action: int) -> Play:
     return Play(clip, action, about.duration_s if gap <= _CLOSED * diagonal else None)
 
 
-def one_clip(animated: Animated, clip: int, action: int, action_names: tuple[str, ...], character: str) -> Script:
-    """The script of a single clip."""
-    return Script(animated, (play_of(animated, clip, action),), action_names, animated.clips[clip].name, character)
+def one_clip(
+    animated: Animated, clip: int, action: int, action_names: tuple[str, ...], character: str, loops: Sequence[str] = ()
+) -> Script:
+    """The script of a single clip. Clips of the actions in `loops` are closed however their ends differ."""
+    item = play_of(animated, clip, action, action >= 0 and action_names[action] in loops)
+    return Script(animated, (item,), action_names, animated.clips[clip].name, character)
 
 
 def standing(mesh: Mesh, uri: str) -> Script:
@@ -83,6 +88,7 @@ def joined(
     action_names: tuple[str, ...],
     character: str,
     seed: int,
+    loops: Sequence[str] = (),
 ) -> Script:
     """A sequence drawn by the seed: so many (both included) of the clips in choices, pairs of clip and action, none twice in a row and no
     action twice in a row where there are others."""
@@ -94,7 +100,7 @@ def joined(
         if picked:
             fitting = [choice for choice in fitting if choice[1] != picked[-1][1]] or [c for c in fitting if c != picked[-1]] or fitting
         picked.append(fitting[min(int(dice.random() * len(fitting)), len(fitting) - 1)])
-    known = {clip: play_of(animated, clip, action) for clip, action in sorted(set(picked))}
+    known = {clip: play_of(animated, clip, action, action_names[action] in loops) for clip, action in sorted(set(picked))}
     return Script(animated, tuple(known[clip] for clip, _ in picked), action_names, "", character, blend_s)
 
 
@@ -110,7 +116,7 @@ def play(script: Script, frames: int, fps: float, seed: int) -> Played:
     dice = np.random.Generator(np.random.PCG64(seed))
     plays = script.plays
     lengths = 1 + dice.random(len(plays))
-    borders = np.concatenate(([0.0], np.cumsum(lengths / lengths.sum()) * whole)) if len(plays) > 1 else np.array([0.0, whole])
+    borders = np.concatenate(([0.0], np.cumsum(lengths) / np.cumsum(lengths)[-1] * whole)) if len(plays) > 1 else np.array([0.0, whole])
     starts = [_start(script, item, borders[i + 1] - borders[i], fps, float(dice.random())) for i, item in enumerate(plays)]
     if len(plays) == 1:
         pose = script.animated.pose(plays[0].clip, _local(script, plays[0], times, starts[0]))

@@ -80,7 +80,9 @@ class FinetuneConfig(BaseModel):
     fit: FitConfig = Field(default_factory=_default_fit)
     augment: Augment = Field(default_factory=_default_augment, description="of training clouds or clips; `points` says how many points")
     points: int | None = Field(
-        default=None, ge=1, description="drawn for training, the first ones for scoring (of a frame: drawn by the clip's key); all if not given"
+        default=None,
+        ge=1,
+        description="drawn for training, the first ones for scoring (of a frame: drawn by the clip's key); all if not given",
     )
     labels: float = Field(default=1.0, gt=0, le=1, description="share of the training items whose labels are used, per class, at least one")
     validation: float = Field(

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from orchestration.graph import Outcome
 from orchestration.report import charts, evidence
 from orchestration.report.arms import compare, signed
+from orchestration.report.clips import animated
 from orchestration.report.evidence import Evidence, Sheet
-from orchestration.report.figures import FINETUNED, evaluations, headline, label, mean, measures, percent
+from orchestration.report.figures import FINETUNED, evaluations, headline, label, mean, measures, others, percent
 from orchestration.report.tasks import tuned
 from orchestration.report.tokenizer import tokenizers
 from orchestration.report.trainings import arms_of, run, training
@@ -25,10 +27,12 @@ from pipeline import page
 from pipeline.dataset import DatasetError
 from pipeline.gallery import choose, essentials
 from pipeline.page import Cloud
+from pipeline.page.clips import ClipSample, are_clips, load_clip
 from pipeline.reader import Dataset
 
 _PAIRS = 8
 _CLOUD_POINTS = 512
+_CLIP_BYTES = 160_000
 _PACKAGES = ("crossloom", "torch", "numpy", "numba", "scikit-learn", "transformers", "ray", "mlflow")
 _OPEN_ROWS = 24
 
@@ -92,6 +96,7 @@ def write_report(folder: Path, name: str, outcomes: Mapping[str, Outcome]) -> Pa
         info=dataset.info if dataset else None,
         essentials=essentials(dataset.info) if dataset else [],
         measures=measures(outcomes),
+        others=others,
         percent=percent,
         compared=compared,
         compared_open=sum(len(one.rows) for one in compared) <= _OPEN_ROWS,
@@ -102,6 +107,8 @@ def write_report(folder: Path, name: str, outcomes: Mapping[str, Outcome]) -> Pa
         tasks=tuned(outcomes),
         stages=_stages(outcomes),
         pairs=_pairs(dataset),
+        clips=_clips(dataset),
+        animated=animated(dataset),
         sheets=[s for arm, seed, kept in found if dataset and (s := _sheets(arm, seed, kept, dataset))],
         maps=[m for arm, seed, kept in found if (m := _maps(arm, seed, kept, names))],
         names=names,
@@ -170,9 +177,15 @@ def _throughput(value: Any) -> str:
 
 
 def _pairs(dataset: Dataset | None) -> list[page.Pair]:
-    if dataset is None:
+    if dataset is None or are_clips(dataset):
         return []
     return [page.load_pair(dataset, index, most_views=6, layers=False) for index in choose(dataset, _PAIRS, 0)]
+
+
+def _clips(dataset: Dataset | None) -> list[ClipSample]:
+    if dataset is None or not are_clips(dataset):
+        return []
+    return [load_clip(dataset, index, bytes_allowed=_CLIP_BYTES) for index in choose(dataset, _PAIRS, 0)]
 
 
 def _sheets(arm: str, seed: int, kept: Evidence, dataset: Dataset) -> Sheets | None:
@@ -187,7 +200,7 @@ def _sheets(arm: str, seed: int, kept: Evidence, dataset: Dataset) -> Sheets | N
 
     def query(sheet: Sheet) -> Query:
         hits = sheet.hits if any(hit.right for hit in sheet.hits) else [*sheet.hits, sheet.own]
-        points = dataset.load(kept.indices[sheet.row], ["points.npy"])["points.npy"]
+        points = _cloud(dataset, kept.indices[sheet.row], kept.views[sheet.row])
         return Query(
             sheet,
             kept.keys[sheet.row],
@@ -202,6 +215,16 @@ def _sheets(arm: str, seed: int, kept: Evidence, dataset: Dataset) -> Sheets | N
     except (DatasetError, IndexError):
         # the dataset has been made anew since, or lies elsewhere
         return None
+
+
+def _cloud(dataset: Dataset, index: int, view: str) -> NDArray[np.float32]:
+    """A sample's cloud; of a clip that of the instant of its frame `view`."""
+    names = dataset.members(index)
+    if "clip.npy" not in names:
+        points: NDArray[np.float32] = dataset.load(index, ["points.npy"])["points.npy"]
+        return points
+    instant: NDArray[np.float32] = dataset.load(index, ["clip.npy"])["clip.npy"][int(view[1:].partition(".")[0])]
+    return instant
 
 
 def _maps(arm: str, seed: int, kept: Evidence, names: list[str]) -> Maps | None:

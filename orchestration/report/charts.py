@@ -185,6 +185,26 @@ def dots(pretrained: float | None, random: float | None, chance: float | None) -
     return Markup('<svg class="dots" viewBox="0 0 160 18" aria-hidden="true">{}</svg>').format(Markup("").join(parts))
 
 
+def timeline(numbers: NDArray[np.int64], names: Sequence[str], palette: Sequence[str], title: str) -> Markup:
+    """A sequence of labels (T,), indices into names, −1 for none, as a bar: a block for each run, which names itself."""
+    edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    block = Markup('<rect x="{}" width="{}" height="10" fill="#{}"{}><title>{}</title></rect>')
+    drawn = []
+    for first, last in itertools.pairwise(edges):
+        number = int(numbers[first]) if last > first else -1
+        if number >= 0:
+            faint = Markup(' opacity="0.55"') if number // len(palette) % 2 else ""
+            words = f"{names[number]}, frames {first + 1} to {last}"
+            drawn.append(block.format(first, last - first, palette[number % len(palette)], faint, words))
+    return Markup('<svg class="bar" viewBox="0 0 {} 10" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>').format(
+        len(numbers), f"{title}: {', '.join(_runs(numbers, names))}", Markup("").join(drawn)
+    )
+
+
+def _runs(numbers: NDArray[np.int64], names: Sequence[str]) -> list[str]:
+    return [names[number] if number >= 0 else "none" for number, _ in itertools.groupby(numbers.tolist())]
+
+
 def symbol(number: int) -> Markup:
     """The mark of class `number`: eight colours, and after each eight another shape."""
     return Markup('<svg class="mark" viewBox="-6 -6 12 12" aria-hidden="true"><path style="fill:var(--c{})" d="{}"/></svg>').format(

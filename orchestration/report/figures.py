@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FINETUNED = "finetune/"
 """What a fine-tuned figure's protocol begins with; the task follows."""
 
-_NAMES = {"svm": "Linear SVM", "knn": "k-NN", "fewshot": "Few-shot", "retrieval": "Retrieval"}
+_NAMES = {"svm": "Linear SVM", "knn": "k-NN", "fewshot": "Few-shot", "retrieval": "Retrieval", "frame_retrieval": "Frames of a clip"}
 _METRICS = {
     "instance_miou": "instance mIoU",
     "class_miou": "class mIoU",
@@ -28,7 +28,7 @@ _METRICS = {
     "f1_25": "F1@25",
     "f1_50": "F1@50",
 }
-_KEPT_OUT = {"scores", "items", "per_category", "per_class", "labelled_items", "unlabelled_items", "validation_items"}
+_KEPT_OUT = {"scores", "items", "per_category", "per_class", "confusion", "labelled_items", "unlabelled_items", "validation_items"}
 _OF_CLIPS = {"recognition", "action_segmentation", "point_segmentation"}
 # How each protocol differs from CrossPoint's own, where it has one (arXiv 2203.00680 and its released code).
 _PROTOCOLS = {
@@ -36,6 +36,7 @@ _PROTOCOLS = {
     "fewshot": "the released code draws queries from the training split of ModelNet40",
     "knn": "no protocol of the paper",
     "retrieval": "no protocol of the paper",
+    "frame_retrieval": "no protocol of the paper",
 }
 _FINETUNING = (
     "the codes of Point-BERT and Point-MAE, which the protocol follows, choose the epoch on the test split; here validation data choose it"
@@ -93,13 +94,27 @@ class Measure:
 
     @property
     def headline(self) -> bool:
-        """Whether it is one of the main figures; accuracies at other C, means over classes and votes stand apart."""
+        """Whether it is one of the main figures; accuracies at other C, means over classes, votes and still clips stand apart."""
         return headline(self.metric)
 
 
 def headline(metric: str) -> bool:
     """Whether a metric is one of the main ones."""
-    return not (metric.startswith(("accuracy_C", "mean_class_accuracy")) or "_vote" in metric)
+    return not (metric.startswith(("accuracy_C", "mean_class_accuracy", "still_")) or "_vote" in metric)
+
+
+_OTHERS = {
+    "accuracy_C": "accuracies at other values of C",
+    "mean_class_accuracy": "means over classes",
+    "_vote": "votes",
+    "still_": "frames of clips that stand still, where chance is right",
+}
+
+
+def others(measures: Sequence[Measure]) -> str:
+    """What there is among the figures that are no main ones, in words."""
+    words = [words for part, words in _OTHERS.items() if any(part in measure.metric for measure in measures)]
+    return ", ".join(words)
 
 
 def label(protocol: str, metric: str) -> str:
@@ -118,6 +133,10 @@ def label(protocol: str, metric: str) -> str:
     if protocol == "retrieval" and "@" in metric:
         direction, k = metric.split("@")
         return f"{direction.replace('_to_', ' → ').capitalize()}, recall@{k}"
+    if protocol == "frame_retrieval" and "@" in metric:
+        direction, k = metric.removeprefix("still_").split("@")
+        whose = "Frames of a clip that stands still" if metric.startswith("still_") else "Frames within their clip"
+        return f"{whose}, {direction.replace('_to_', ' → ')}, recall@{k}"
     return f"{name} {metric.replace('_', ' ')}"
 
 

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from orchestration.graph import Outcome
 from orchestration.report import charts
+from orchestration.report.clips import Moving, Timelines, moving, timelines
 from orchestration.report.figures import finetunings, from_random, label
 from orchestration.report.trainings import Chart, drawn, title
 from pipeline import page
 from pipeline.page import Cloud
+from pipeline.page.clouds import PALETTE
 
 _POINTS = 1024
 _RANDOM_COLOR = 7
-# Twelve colours for parts: dark enough for a light page, and a rim sets them off from a dark one.
-_PALETTE = ("1b6ca8", "d66020", "2a8a57", "9654be", "c4960a", "ca4680", "2796a5", "827060", "5b7fd6", "8fae1b", "e07a86", "3d4f5c")
 _NO_PART = bytes((150, 150, 150))
 
 
@@ -62,6 +62,15 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Confusion:
+    """How a start's test items of each class (a row) were called (a column), their number over the seeds; classes: the names of both."""
+
+    start: str
+    classes: list[str]
+    counts: list[list[int]]
+
+
+@dataclass(frozen=True)
 class Task:
     """One task with one share of labels."""
 
@@ -73,7 +82,10 @@ class Task:
     others: list[tuple[str, list[Chart]]]
     measured: str
     groups: list[Group]
+    confusions: list[Confusion]
     shapes: list[Shape]
+    timelines: Timelines | None
+    clips: list[Moving]
 
 
 def tuned(outcomes: Mapping[str, Outcome]) -> list[Task]:
@@ -102,6 +114,7 @@ def _task(name: str, stages: Sequence[tuple[str, int, Outcome]], outcomes: Mappi
     if loss:
         others = [("Loss", [Chart("loss of the training batch", loss)]), *others]
     outputs = stages[0][2].outputs
+    named = {start.name: found for start, found in zip(starts, columns.values(), strict=True)}
     return Task(
         name,
         _about(outputs, outcomes),
@@ -111,7 +124,10 @@ def _task(name: str, stages: Sequence[tuple[str, int, Outcome]], outcomes: Mappi
         others,
         figure,
         groups,
-        _shapes({start.name: found for start, found in zip(starts, columns.values(), strict=True)}),
+        _confusions(named),
+        _shapes(named),
+        timelines(named),
+        moving(named, outcomes),
     )
 
 
@@ -195,6 +211,23 @@ def _groups(columns: Mapping[str, Sequence[tuple[int, Outcome]]]) -> tuple[str, 
     return name, [group(cls) for cls in classes]
 
 
+def _confusions(columns: Mapping[str, Sequence[tuple[int, Outcome]]]) -> list[Confusion]:
+    """Of each start whose first figure tells how classes were called."""
+    found: dict[str, dict[tuple[str, str], int]] = {}
+    for start, stages in columns.items():
+        for _, outcome in stages:
+            for figure in outcome.outputs.get("figures", ())[:1]:
+                for true, called in figure["details"].get("confusion", {}).items():
+                    for name, count in called.items():
+                        counts = found.setdefault(start, {})
+                        counts[true, name] = counts.get((true, name), 0) + count
+    classes = sorted({name for counts in found.values() for pair in counts for name in pair})
+    return [
+        Confusion(start, classes, [[counts.get((true, called), 0) for called in classes] for true in classes])
+        for start, counts in found.items()
+    ]
+
+
 @dataclass(frozen=True)
 class _Kept:
     """parts.npz and parts.json of one fine-tuning: points (k, N, 3); truth, predicted (k, N), numbers of `labels`, −1 for none; labels: the
@@ -229,7 +262,7 @@ def _shapes(columns: Mapping[str, Sequence[tuple[int, Outcome]]]) -> list[Shape]
 def _shape(row: int, first: _Kept, chosen: Mapping[str, _Kept]) -> Shape:
     cls, points = first.classes[row], first.points[row]
     names = sorted({part for kept in chosen.values() for category, part in kept.labels if category == cls})
-    colors = {part: _PALETTE[place % len(_PALETTE)] for place, part in enumerate(names)}
+    colors = {part: PALETTE[place % len(PALETTE)] for place, part in enumerate(names)}
     points = points / max(1.0, float(np.abs(points).max(initial=0.0)))
 
     def cloud(kept: _Kept, numbers: NDArray[np.int64]) -> Cloud:

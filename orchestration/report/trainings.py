@@ -26,17 +26,39 @@ _NAMES = {
     "loss_mcm": "masked tokens, cross-entropy with their targets",
     "target_entropy": "entropy of the targets, the least that it can be",
     "loss_reconstruction": "reconstruction, Chamfer distance of coarse and fine",
+    "loss_intra_video": "contrast of two views of a clip",
+    "loss_intra_frame": "contrast of frames of two views of a clip",
+    "loss_cross_video": "contrast of point video and image video",
+    "loss_cross_frame": "contrast of frames of points and of images",
+    "loss_distill": "distillation, partial frames to the complete ones",
+    "loss_forward": "distillation to the next frame",
+    "loss_backward": "distillation to the frame before",
     "loss_kl": "divergence of the codes from even use",
     "val_loss": "loss of the validation items",
     "val_accuracy": "accuracy of the validation items",
     "val_mean_class_accuracy": "mean class accuracy of the validation items",
     "val_instance_miou": "instance mIoU of the validation items",
     "val_class_miou": "class mIoU of the validation items",
+    "val_frame_accuracy": "accuracy of the validation frames",
+    "val_edit": "edit score of the validation items",
+    "val_f1_10": "F1@10 of the validation items",
+    "val_f1_25": "F1@25 of the validation items",
+    "val_f1_50": "F1@50 of the validation items",
+    "val_miou": "mIoU of the validation items",
+    "val_point_accuracy": "accuracy of the validation points",
     "train_accuracy": "accuracy of the training batch",
     "token_accuracy": "masked tokens predicted right",
     "commonest_token": "share of the commonest token, what guessing it gives",
     "token_perplexity": "perplexity of the masked tokens",
     "embedding_std": "spread of the embeddings, 1 if even, 0 if collapsed",
+    "frame_std": "spread of the frames of a clip, 0 if all alike",
+    "image_std": "spread of the image videos, 1 if even, 0 if collapsed",
+    "frame_pairs": "corresponding frames of two views, of a clip",
+    "short": "share of clips that were filled up",
+    "seen": "share of the points that the partial clip has",
+    "shortcut": "frames of a still clip found, which should be a matter of chance",
+    "shortcut_start": "what answering by the place gives",
+    "shortcut_chance": "frames of a still clip found by chance",
     "effective_rank": "effective rank of the embeddings",
     "queue_similarity": "mean similarity within the queue, 1 if collapsed",
     "perplexity": "perplexity of the codes in a batch",
@@ -48,7 +70,7 @@ _NAMES = {
     "wait_share": "share of the time waiting for data",
 }
 # A curve and the one that is drawn into its chart, dashed.
-_TOGETHER = {"loss_mcm": "target_entropy", "token_accuracy": "commonest_token"}
+_TOGETHER = {"loss_mcm": "target_entropy", "token_accuracy": "commonest_token", "shortcut": "shortcut_start"}
 _PACE = ("lr", "samples_per_second", "wait_share")
 _UNDRAWN = {"loss", "total_steps", "epoch", "target_temperature"}
 _EXACT = {"lr", "temperature"}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.page.clips import shown_frames, upright, up_of
+from pipeline.page.clips import reel_of, shown_frames, up_of, upright
 from pipeline.page.clouds import PALETTE
 from pipeline.reader import Dataset
 
@@ -21,10 +21,10 @@ _INK = (18, 71, 124)
 _NO_PART = (128, 128, 128)
 
 
-def side_by_side(dataset: Dataset, index: int, *, side: int = 128, frames: int = 24) -> list[Picture]:
+def side_by_side(dataset: Dataset, index: int, *, side: int = 128, frames: int = 24) -> tuple[list[Picture], int]:
     """Pictures (side, 2 · side, 3) of at most `frames` instants of a clip: points left, frame right, seen by one camera.
 
-    A clip without frames gives (side, side, 3), its points from a camera that stands still before it.
+    A clip without frames gives (side, side, 3), its points from a camera that stands still before it. And the milliseconds of each.
     """
     names = dataset.members(index)
     sample = dataset.load(index, [name for name in ("json", "clip.npy", "parts.npy", "valid.npy") if name in names])
@@ -49,7 +49,7 @@ def side_by_side(dataset: Dataset, index: int, *, side: int = 128, frames: int =
             frame = Image.fromarray(dataset.load(index, [f"f{number:03d}.png"])[f"f{number:03d}.png"][..., :3])
             picture = np.concatenate([picture, np.asarray(frame.resize((side, side), Image.Resampling.LANCZOS))], axis=1)
         found.append(picture)
-    return found
+    return found, reel_of(about["clip"]["times_s"], shown, None, []).interval_ms
 
 
 _STANDING = np.array([[0.8253, 0, -0.5646, 0], [0.2199, -0.921, 0.3214, 0], [-0.52, -0.3894, -0.7602, 3.2]])

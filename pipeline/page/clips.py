@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,7 +150,12 @@ def upright(points: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] | None
 
 def up_of(dataset: Dataset, about: dict[str, Any]) -> str:
     """Which axis of a recording is up: "y", "z" or "-y"."""
-    return str(about.get("facts", {}).get("up") or _UP.get(dataset.info["recipe"]["source"].get("format", ""), "y"))
+    return str(about.get("facts", {}).get("up") or recorded_up(dataset.info["recipe"]["source"]))
+
+
+def recorded_up(source: Mapping[str, Any]) -> str:
+    """The same by a recipe's source alone."""
+    return _UP.get(str(source.get("format")), "y")
 
 
 def _cameras(about: dict[str, Any], shown: Sequence[int]) -> tuple[tuple[float, ...], ...]:

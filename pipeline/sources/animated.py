@@ -31,6 +31,7 @@ class AnimatedSource(BaseModel):
     files, exclude, test, val and together hold patterns of paths below it (* and ? within a name, ** across folders). actions: action →
     case-insensitive patterns of clip names, with or without what stands before their last "|"; the first that matches counts and clips that
     match none are left out; without the table a clip's own name is its action. classes: the actions that are kept, all if none is named.
+    A clip whose last pose is its first loops; those of the actions in loops do however they end, like gaits cut one key short.
     sequences: 0 makes every clip an asset, whose class is its action; n makes n sequences of each file, of `joined` clips blended over
     blend_s, whose class is the file's folder. test_fraction cuts a test split by file; the files that one group of together matches stay
     on one side.
@@ -52,11 +53,15 @@ class AnimatedSource(BaseModel):
     sequences: int = Field(default=0, ge=0, le=10_000)
     joined: tuple[int, int] = (4, 7)
     blend_s: float = Field(default=0.2, ge=0)
+    loops: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _sensible(self) -> AnimatedSource:
         if not 1 <= self.joined[0] <= self.joined[1]:
             raise ValueError("joined is the fewest and the most clips of a sequence, like [4, 7]")
+        unknown = [action for action in self.loops if self.actions and action not in self.actions]
+        if unknown:
+            raise ValueError(f"loops names {unknown[0]!r}, which is none of actions")
         if self.test_fraction and (self.test or self.val):
             raise ValueError("test and val name files and test_fraction draws them; use one of the two")
         return self
@@ -209,12 +214,12 @@ def open_clip(source: AnimatedSource, uri: str, seed: int) -> Script:
     if source.actions and part.isdecimal() and int(part) < len(animated.clips):
         action = action_of(source, animated.clips[int(part)], int(part))
         names = tuple(source.actions)
-        return script.one_clip(animated, int(part), names.index(action) if action else -1, names, character)
+        return script.one_clip(animated, int(part), names.index(action) if action else -1, names, character, source.loops)
     found = [(number, action) for number, clip in enumerate(animated.clips) if (action := action_of(source, clip, number)) is not None]
     if not found:
         raise MeshError("no_motion", f"{uri} has no clip to play; leave the file out.")
     names = source.classes or tuple(source.actions) or tuple(dict.fromkeys(action for _, action in found))
     numbered = [(number, names.index(action)) for number, action in found]
     if part.startswith("s"):
-        return script.joined(animated, numbered, source.joined, source.blend_s, names, character, seed)
-    return script.one_clip(animated, int(part), dict(numbered)[int(part)], names, character)
+        return script.joined(animated, numbered, source.joined, source.blend_s, names, character, seed, source.loops)
+    return script.one_clip(animated, int(part), dict(numbered)[int(part)], names, character, source.loops)

@@ -192,9 +192,11 @@ def test_keys_of_clips_are_plain_and_unique(zoo: Path) -> None:
     assert "dogs-small-pip-0" in keys
 
 
-@pytest.mark.parametrize("values", [{"joined": [5, 3]}, {"joined": [0, 3]}, {"test_fraction": 0.2, "test": ["*"]}])
+@pytest.mark.parametrize(
+    "values", [{"joined": [5, 3]}, {"joined": [0, 3]}, {"test_fraction": 0.2, "test": ["*"]}, {"loops": ["fly"], "actions": {"go": ["*"]}}]
+)
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"joined is|use one of the two"):
+    with pytest.raises(ValueError, match=r"joined is|use one of the two|none of actions"):
         source(tmp_path, **values)
 
 
@@ -204,3 +206,13 @@ def test_names_without_a_table_are_what_follows_the_last_bar(zoo: Path) -> None:
     config = source(zoo)
     assert action_of(config, Clip("A|b|Jump High ", 0, 1), 0) == "jump high"
     assert action_of(config, Clip("", 0, 1), 4) == "clip 4"
+
+
+def test_the_clips_of_a_creature_stay_on_one_side_of_a_validation_split() -> None:
+    values = {"source": {"kind": "creatures", "per_kind": 6, "test_fraction": 0}, "clips": {}, "val_fraction": 0.4}
+    table = make_plan(Recipe.model_validate(values)).table.to_pydict()
+    sides: dict[str, set[str]] = {}
+    for uri, split in zip(table["source"], table["split"], strict=True):
+        sides.setdefault(uri.partition("#")[0], set()).add(split)
+    assert all(len(found) == 1 for found in sides.values())
+    assert {min(found) for found in sides.values()} == {"train", "val"}

@@ -70,6 +70,16 @@ def test_a_closed_clip_loops_from_a_phase_that_the_seed_draws() -> None:
     assert min(phases) < 0.4 < 1.1 < max(phases)
 
 
+def test_a_clip_of_a_looping_action_loops_whatever_its_ends() -> None:
+    animated = character(Clip("gait", 0.0, 0.5))
+    script = one_clip(animated, 0, 0, ("run",), "who", loops=("run",))
+    assert script.plays[0].period_s == 0.5
+    assert one_clip(animated, 0, 0, ("run",), "who", loops=("walk",)).plays[0].period_s is None
+    times = times_of(script, 30, 10.0, 1)
+    assert (np.diff(times) < 0).sum() == 6
+    assert [item.period_s for item in joined(animated, [(0, 0)], (2, 2), 0.2, ("run",), "who", 0, ("run",)).plays] == [0.5, 0.5]
+
+
 def test_an_open_clip_plays_once_and_holds_its_last_pose() -> None:
     script = one_clip(character(Clip("once", 3.0, 0.55)), 0, 0, ("once",), "who")
     assert np.allclose(times_of(script, 10, 10.0, 4), [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.55, 0.55, 0.55])

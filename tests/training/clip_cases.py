@@ -167,7 +167,7 @@ def write_clips(
 
 
 def gradients(world: World, folder: Path, data: str, config: dict[str, Any]) -> None:
-    """Writes loss.pt and the gradients of one step on the dataset's first 6 training clips in double precision: folder/{size}.safetensors."""
+    """Writes loss and gradients of one step on the dataset's first 6 clips, in double precision: folder/{size}.safetensors."""
     torch.set_num_threads(1)
     training = PretrainConfig.model_validate(config)
     source = Dataset.open(data)
@@ -175,7 +175,8 @@ def gradients(world: World, folder: Path, data: str, config: dict[str, Any]) -> 
     chosen = list(range(6))[world.share(6)]
     samples = collate([prepare(training.objective, source, 3, index, 0) for index in chosen])
     batch = {name: value.double() if value.is_floating_point() else value for name, value in samples.items()}
-    loss, _ = wrap(module, world)(batch)
+    wrapped = wrap(module, world)  # it must outlive the backward pass, in which it averages
+    loss, _ = wrapped(batch)
     loss.backward()
     if world.leads:
         found = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}

@@ -1,3 +1,4 @@
+import colorsys
 import math
 
 import numpy as np
@@ -11,8 +12,10 @@ from scipy.ndimage import gaussian_filter
 from training.augment import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    FramesAugment,
     ImageAugment,
     PointAugment,
+    augment_frames,
     augment_image,
     augment_points,
     colour_jitter,
@@ -24,6 +27,7 @@ from training.augment import (
     random_rotation,
     rng_for,
     rotation_y,
+    shift_hue,
     take,
     translate,
 )
@@ -407,3 +411,40 @@ def test_a_view_is_a_function_of_its_key() -> None:
 def test_refuses_what_is_no_image(wrong: NDArray[np.generic]) -> None:
     with pytest.raises(ValueError, match="an image must be"):
         plain_image(wrong, ImageAugment(size=4))  # type: ignore[arg-type]
+
+
+# ---- image videos ----------------------------------------------------------------------------------------------------
+
+
+def test_every_frame_of_a_video_gets_the_same_crop_colours_and_flip() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    config = FramesAugment(size=12, crop=(0.4, 0.9), flip=0.5)
+    for number in range(20):
+        video = augment_frames([image] * 5, config, rng_for(0, number, "a", "images"))
+        assert video.shape == (5, 3, 12, 12)
+        assert (video == video[0]).all()
+    different = [np.roll(image, shift, axis=1) for shift in range(3)]
+    first = augment_frames(different, config, rng_for(0, 1, "a", "images"))
+    np.testing.assert_array_equal(first, augment_frames(different, config, rng_for(0, 1, "a", "images")))
+    np.testing.assert_array_equal(first[0], augment_frames([image], config, rng_for(0, 1, "a", "images"))[0])
+    with pytest.raises(ValueError, match="must have one size"):
+        augment_frames([image, image[:10]], config, rng_for(0, 1, "a", "images"))
+
+
+def test_a_video_without_random_steps_is_its_plain_images_and_is_not_mirrored_by_default() -> None:
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
+    config = FramesAugment(size=16, crop=(1.0, 1.0), colours=0.0)
+    for number in range(10):
+        found = augment_frames(images, config, rng_for(0, number, "a", "images"))
+        np.testing.assert_array_equal(found, np.stack([plain_image(image, config) for image in images]))
+
+
+@pytest.mark.parametrize("turns", [-0.5, -0.13, 0.0, 0.1, 0.4])
+def test_hue_turns_as_in_the_colour_model_of_python(turns: float) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (3, 6, 7)).astype(np.float32)
+    image[:, 0] = 90  # grey has no hue
+    expected = np.empty_like(image)
+    for row, column in np.ndindex(6, 7):
+        h, s, v = colorsys.rgb_to_hsv(*(image[:, row, column] / 255).tolist())
+        expected[:, row, column] = 255 * np.array(colorsys.hsv_to_rgb((h + turns) % 1, s, v))
+    np.testing.assert_allclose(shift_hue(image, turns), expected, atol=1e-3)

@@ -225,13 +225,14 @@ def test_clips_need_an_encoder_of_clips_and_clouds_one_of_clouds(clips: str, par
 
 def test_defaults_follow_the_task() -> None:
     configs = {kind: FinetuneConfig.model_validate({"task": {"kind": kind}}) for kind in VIDEO_TASKS}
-    assert {kind: (config.augment.frames, config.fit.batch, config.fit.optimizer.lr) for kind, config in configs.items()} == {
-        "recognition": (24, 14, 0.01),
-        "action_segmentation": (150, 8, 0.05),
-        "point_segmentation": (3, 8, 0.02),
+    assert {kind: (config.augment.frames, config.fit.batch, config.fit.optimizer.warmup_epochs) for kind, config in configs.items()} == {
+        "recognition": (24, 14, 10),
+        "action_segmentation": (150, 8, 5),
+        "point_segmentation": (3, 8, 5),
     }
     for config in configs.values():
         assert isinstance(config.augment, ClipAugment)
+        assert (config.fit.epochs, config.fit.optimizer.kind, config.fit.optimizer.decoupled) == (50, "adam", True)
         assert FinetuneConfig.model_validate(json.loads(config.model_dump_json())) == config
         assert FinetuneConfig.model_validate_json(config.model_dump_json()) == config
     some = FinetuneConfig.model_validate({"task": {"kind": "action_segmentation"}, "augment": {"frames": 16}})

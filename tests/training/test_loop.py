@@ -126,3 +126,30 @@ def test_the_factor_scales_the_rate(tmp_path: Path) -> None:
     # Adam's first step has the length of the rate
     assert float(first.bias.detach()) == pytest.approx(0.05, rel=1e-4)
     assert float(second.bias.detach()) == pytest.approx(0.1, rel=1e-4)
+
+
+# 0.01 after 2 epochs of 5 steps, a tenth from epoch 4 on, a tenth of that from epoch 6 on; by hand from its formula
+@pytest.mark.parametrize(
+    ("step", "rate"), [(0, 1e-7), (5, 0.005 + 0.5e-7), (9, 0.009 + 1e-8), (10, 0.01), (19, 0.01), (20, 1e-3), (29, 1e-3), (30, 1e-4)]
+)
+def test_the_rate_that_rises_by_steps_and_falls_at_milestones(step: int, rate: float) -> None:
+    config = OptimizerConfig(kind="sgd", lr=0.01, schedule="warm_steps", warmup_epochs=2, milestones=(4, 6))
+    assert learning_rate(config, step, 5, 8) == pytest.approx(rate, rel=1e-12)
+
+
+def test_sgd_is_momentum_on_the_gradient_with_decay() -> None:
+    module = Line()
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+    config = OptimizerConfig(kind="sgd", lr=0.1, momentum=0.5, weight_decay=0.2, schedule="constant")
+    optimizer = make_optimizer(config, module)
+    batch = {"x": torch.tensor([[1.0, 2.0]]), "y": torch.tensor([[0.0]])}
+    weight, bias, velocity = np.array([1.0, 1.0]), 0.0, np.zeros(3)
+    for _ in range(3):
+        step_once(module, batch, optimizer, "float32", World())
+        error = weight @ [1.0, 2.0] + bias
+        gradient = 2 * error * np.array([1.0, 2.0, 1.0]) + 0.2 * np.array([*weight, bias])
+        velocity = 0.5 * velocity + gradient
+        weight, bias = weight - 0.1 * velocity[:2], bias - 0.1 * velocity[2]
+    np.testing.assert_allclose(module.weight.detach().numpy()[0], weight, rtol=1e-5)
+    np.testing.assert_allclose(module.bias.detach().numpy(), bias, rtol=1e-5)

@@ -102,6 +102,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "strided": {"encoder": {**ENCODER, "temporal_stride": 2, "padding": [1, 0]}, "objective": OBJECTIVE | {"frame_negatives": "video"}},
     "points": {"objective": OBJECTIVE | {"weights": NONE, "exclude_window": 1}},
     "one-loss": {"objective": OBJECTIVE | {"weights": {"intra_video": 0.0, "intra_frame": 0.0, "cross_video": 0.0}}},
+    "cross-video": {"objective": OBJECTIVE | {"weights": {"intra_video": 0.0, "intra_frame": 0.0, "cross_frame": 0.0}}},
     "unet": {"encoder": UNET, "objective": OBJECTIVE | {"weights": NONE}},
     "c2p": {"objective": C2P},
 }

@@ -84,16 +84,16 @@ def hits(
     """TP, FP, FN of one sequence at each threshold (in (0, 1]), (len(thresholds), 3)."""
     ours, theirs = segments(predicted, background, end), segments(truth, background, end)
     both = np.minimum(ours.ends[:, None], theirs.ends) - np.maximum(ours.starts[:, None], theirs.starts)
-    # of two runs that meet, the hull is the union; a run without frames meets nothing
+    # of two runs that meet, the hull is the union; those that do not stay below every threshold, as does one without frames
     hull = np.maximum(ours.ends[:, None], theirs.ends) - np.minimum(ours.starts[:, None], theirs.starts)
-    iou = np.where((ours.labels[:, None] == theirs.labels) & (both > 0), both / np.maximum(hull, 1), 0.0)
+    iou = np.where(ours.labels[:, None] == theirs.labels, both / np.maximum(hull, 1), 0.0)
     found = np.zeros((len(thresholds), 3), np.int64)
     for row, threshold in zip(found, thresholds, strict=True):
         hit = np.zeros(len(theirs), bool)
         for overlaps in iou if len(theirs) else ():
             best = int(overlaps.argmax())
-            if overlaps[best] >= threshold and not hit[best]:
-                hit[best] = True
+            if overlaps[best] >= threshold:
+                hit[best] = True  # a second time it is a miss, for hits are counted by what was hit
         row[:] = hit.sum(), len(ours) - hit.sum(), len(theirs) - hit.sum()
     return found
 

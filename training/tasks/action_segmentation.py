@@ -53,8 +53,8 @@ class ActionSegmentationConfig(BaseModel):
     end: Literal["fixed", "legacy"] = Field(default="fixed", description="legacy: segments end as in published figures of HOI4D")
 
     def default_fit(self) -> FitConfig:
-        """As published for HOI4D's actions."""
-        return clips.published_fit(batch=8, lr=0.05, warmup=5, milestones=(20, 35), gamma=0.5)
+        """As for HOI4D's actions."""
+        return clips.adapted_fit(batch=8, warmup=5)
 
     def default_augment(self) -> ClipAugment:
         """The frames of HOI4D's actions, in metres; rotations as published for its scenes."""

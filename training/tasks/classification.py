@@ -146,7 +146,10 @@ def class_metrics(
     by_class = {classes[c]: float(right[truth == c].mean()) for c in np.flatnonzero(counts).tolist()}
     guess = (truth == commonest).astype(np.float64)
     about = {"classes": len(classes), "per_class": by_class, **(more or {})}
+    called: dict[str, dict[str, int]] = {}
+    for (c, answer), count in zip(*np.unique(np.stack([truth, predicted], axis=1), axis=0, return_counts=True), strict=True):
+        called.setdefault(classes[c], {})[classes[answer]] = int(count)
     return [
-        Metric("accuracy", right, float(guess.mean()), about),
+        Metric("accuracy", right, float(guess.mean()), about | {"confusion": called}),
         Metric("mean_class_accuracy", right * weights, float((guess * weights).mean()), about),
     ]

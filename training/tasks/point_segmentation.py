@@ -52,8 +52,8 @@ class PointSegmentationConfig(BaseModel):
     absent: Absent = Field(default="exclude", description="labels without a test point leave the mean (HOI4D), or are 0 in it (Synthia)")
 
     def default_fit(self) -> FitConfig:
-        """As published for HOI4D's semantic segmentation."""
-        return clips.published_fit(batch=8, lr=0.02, warmup=5, milestones=(15, 25, 35), gamma=0.5)
+        """As for HOI4D's semantic segmentation."""
+        return clips.adapted_fit(batch=8, warmup=5)
 
     def default_augment(self) -> ClipAugment:
         """The three frames of HOI4D's and Synthia's, in metres; rotations as published for scenes."""

@@ -42,8 +42,8 @@ class RecognitionConfig(BaseModel):
     windows: int = Field(default=0, ge=0, description="of a clip that vote for its action, spread evenly over it; 0: one from every frame")
 
     def default_fit(self) -> FitConfig:
-        """As published for MSR-Action3D."""
-        return clips.published_fit(batch=14, lr=0.01, warmup=10, milestones=(20, 30), gamma=0.1)
+        """As for MSR-Action3D."""
+        return clips.adapted_fit(batch=14, warmup=10)
 
     def default_augment(self) -> ClipAugment:
         """The frames of MSR-Action3D; the rotations are those of scenes."""

@@ -155,7 +155,7 @@ def test_the_loss_is_the_mean_over_labelled_frames() -> None:
 def test_frames_without_a_known_label_count_nowhere() -> None:
     task = ActionSegmentation(ActionSegmentationConfig(background=("b",)), ("a", "b"), 0, ("x",))
     truth = np.array([0, 0, -1, -1, 0, 1, 1])
-    given = np.array([0, 0, 1, 0, 0, 1, 0])
+    given = np.array([0, 0, 0, 0, 0, 1, 0])
     kept = torch.from_numpy(np.stack([np.arange(7), truth, given, np.ones(7), np.zeros(7)], 1).astype(float))
     row = task.scored([[kept]], []).numpy()
     found = {metric.name: metric.value for metric in task.metrics(row)}
