@@ -132,12 +132,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for dataset, runs and report.")] = Path("demo"),
     workers: Annotated[int, typer.Option(help="Rendering workers.")] = 2,
 ) -> None:
-    """The whole main job on the built-in shapes: dataset, pretraining, evaluation, report, MLflow tree.
+    """The whole main job on built-in shapes and on clips of built-in creatures: dataset, pretraining, evaluation, report, MLflow tree.
 
     Example: crossloom demo --out demo
     """
-    file = Path(__file__).parent / "recipes" / "demo.yaml"
-    run(file, out, [f"workers={workers}"])
+    from orchestration.tracking import sqlite_uri
+
+    recipes = Path(__file__).parent / "recipes"
+    run(recipes / "demo.yaml", out, [f"workers={workers}"])
+    typer.echo(f"\nThe same with point–video pairs of moving creatures, in {out / 'video'}:")
+    run(recipes / "demo_video.yaml", out / "video", [f"workers={workers}", f"tracking={sqlite_uri(out)}"])
 
 
 @app.command()
@@ -226,6 +230,15 @@ def import_recordings(
     lists: Annotated[
         list[str] | None, typer.Option("--list", metavar="SPLIT=FILE", help="A list of names beside the data; may be repeated.")
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="hoi4d_actions: the raw release, decoded to LINE/align_rgb/00000.jpg, LINE as in the list. That row i is line i of the"
+            " list is what public code takes for granted; the makers never confirmed it."
+        ),
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the images' frames, in pixels; 224.")] = None,
+    image_fps: Annotated[float | None, typer.Option(help="Images a second in the folder of --images; 15.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the points that are kept of a frame.")] = 0,
     workers: Annotated[int, typer.Option(help="Ray workers; 0: this process, without Ray.")] = 1,
     address: Address = None,
@@ -251,6 +264,9 @@ def import_recordings(
         "at_least": at_least,
         "short": short,
         "lists": dict(text.split("=", 1) for text in lists) if lists else None,
+        "images": images,
+        "image_size": image_size,
+        "image_fps": image_fps,
     }
     values: dict[str, Any] = {
         "name": form,
@@ -261,6 +277,8 @@ def import_recordings(
     }
     if form in SHARD_ASSETS:
         values["shard_assets"] = SHARD_ASSETS[form]
+    if images is not None:
+        values["shard_assets"] = 8  # a few hundred images each
     recipe = checked(Recipe, values, "the options")
     summary = make(recipe, to, workers=workers, address=address)
     typer.echo(summary.text())

@@ -32,7 +32,7 @@ _PICTURES = {"v": "views", "d": "depth, 16 bits", "m": "masks", "f": "frames, on
 
 def _portable(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe without the place where its meshes happened to lie."""
-    return recipe | {"source": {key: value for key, value in recipe["source"].items() if key != "path"}}
+    return recipe | {"source": {key: value for key, value in recipe["source"].items() if key not in ("path", "images")}}
 
 
 def card(uri: str) -> str:
@@ -59,7 +59,7 @@ def card(uri: str) -> str:
         "Each sample's own licence stands in its json and in the manifest.",
         "## How it was made",
         _table(["", ""], [[name, words] for name, words in essentials(info)]),
-        "The recipe as resolved (`crossloom generate` makes the same bytes of it from the same meshes):",
+        "The recipe as resolved (`crossloom generate` makes the same bytes of it from the same source):",
         _code("yaml", yaml.safe_dump(_portable(info["recipe"]), sort_keys=False, allow_unicode=True)),
         "## Layout",
         "`shards/*.tar` are WebDataset shards; `manifest/*.parquet` holds a row per asset, failed ones included, with the byte offset and "
@@ -89,7 +89,8 @@ def _what(dataset: Dataset) -> str:
 
 def _contents(uri: str) -> str:
     rows = stats(uri)
-    names = ("split", "samples", "failed", "classes", "points", "frames" if rows[-1].get("frames") else "views")
+    pictures = [name for name in ("views", "frames") if rows[-1].get(name)]
+    names = ("split", "samples", "failed", "classes", "points", *pictures)
     cells = [[*(value if isinstance(value := row[n], str) else f"{value:,}" for n in names), page.size(row["bytes"])] for row in rows]
     return _table([*names, "size"], cells)
 
@@ -111,7 +112,7 @@ def _snippet(dataset: Dataset) -> str:
     """A program that reads the dataset with webdataset alone, from within its folder."""
     names = dataset.members(0) if len(dataset) else ()
     if "clip.npy" in names:
-        return _clip_snippet("f000.png" in names)
+        return _clip_snippet("f000.png" in names, cameras=dataset.info["recipe"]["source"]["kind"] != "recording")
     view = page.view_names(dataset, 0)[0] if len(dataset) else "v00.png"
     return f"""import glob, io, json
 import numpy as np, webdataset as wds
@@ -126,11 +127,13 @@ for sample in wds.WebDataset(sorted(glob.glob("shards/*.tar")), shardshuffle=Fal
     print(sample["__key__"], facts["class"], points.shape, image.size)"""
 
 
-def _clip_snippet(frames: bool) -> str:
+def _clip_snippet(frames: bool, cameras: bool) -> str:
     pictures = ""
     if frames:
         pictures = """
-    frame = Image.open(io.BytesIO(sample["f000.png"]))      # of the first instant
+    frame = Image.open(io.BytesIO(sample["f000.png"]))      # of the first instant"""
+        if cameras:
+            pictures += """
     world_to_camera = np.array(facts["cameras"]["world_to_camera"])[0]"""
     packages = "import numpy as np, webdataset as wds" + ("\nfrom PIL import Image" if frames else "")
     return f"""import glob, io, json

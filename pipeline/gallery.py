@@ -42,8 +42,7 @@ def write_gallery(uri: str, to: Path, *, limit: int = 60, seed: int = 0) -> Path
     allowed = _BYTES / max(1, len(shown))
     moving = are_clips(dataset)
     pairs: list[Pair | ClipSample] = [
-        (load_clip if moving else page.load_pair)(dataset, index, bytes_allowed=allowed, seed=seed)
-        for index in shown
+        (load_clip if moving else page.load_pair)(dataset, index, bytes_allowed=allowed, seed=seed) for index in shown
     ]
     pairs.sort(key=lambda pair: pair.cls)
     rows = _rows(uri)
@@ -61,7 +60,8 @@ def write_gallery(uri: str, to: Path, *, limit: int = 60, seed: int = 0) -> Path
             samples=len(dataset),
             pairs=pairs,
             clips=moving,
-            filmed=any(getattr(one, "film", None) for one in pairs),
+            filmed=any(isinstance(one, ClipSample) and one.film for one in pairs),
+            posed=any(isinstance(one, ClipSample) and one.film and one.film.cameras for one in pairs),
             limit=limit,
             seed=seed,
             layers=_layers(dataset),
@@ -174,6 +174,8 @@ def _recordings(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
         lengths += f"; those of fewer than {source['at_least']} frames {short}"
     held = [f"{name} {', '.join(source[name])}" for name in ("val", "test") if source[name]]
     found = [("Clips", lengths), ("Points", f"{recipe['points']['count']:,} a frame, metres, as recorded")]
+    if source.get("images"):
+        found.append(("Frames", f"{source['image_size']} × {source['image_size']}, the middle of the recording's images"))
     return [*found, ("Held out", "; ".join(held) if held else "by the official split")]
 
 

@@ -17,6 +17,7 @@ from pipeline.isolation import ENTRY, Isolated, describe_renderer
 from pipeline.outcome import STAGES
 from pipeline.plan import Plan, make_plan
 from pipeline.recipe import Recipe
+from pipeline.sources import RecordingSource
 from pipeline.storage import StorageError, Store
 from pipeline.worker import ShardResult, in_process, make_shard
 
@@ -27,7 +28,7 @@ class Summary:
 
     wall_s is the run's own time, start_s that part of it before the first worker was ready, work_s from then to the last shard; the rates
     count work_s. busy_s and, by stage, seconds are sums over the workers, so that assets_made / busy_s is the rate of one. pictures is what
-    the images are called. log has the last words of child processes that assets ended.
+    the images are called, "" where there are none to make. log has the last words of child processes that assets ended.
     """
 
     uri: str
@@ -86,9 +87,15 @@ class Summary:
             found = f", {self.shards_found} were there" if self.shards_found else ""
             size = f"{self.bytes_made / 2**20:.1f} MiB"
             lines.append(f"{self.shards_made} shards made ({size}){found} in {self.wall_s:.1f} s, {self.start_s:.1f} s of it to start")
-            rate = f"{self.images_per_s:,.0f} {self.pictures}/s, {self.assets_per_s:,.1f} assets/s with {max(1, self.workers)} worker(s)"
             shares = ", ".join(f"{stage} {share:.0%}" for stage, share in self.shares.items() if share)
-            lines.append(f"{rate}, {self.images_made / self.busy_s:,.0f} {self.pictures}/s of each: {shares}")
+            rate = f"{self.assets_per_s:,.1f} assets/s with {max(1, self.workers)} worker(s)"
+            each = f"{self.assets_made / self.busy_s:,.1f} assets/s of each"
+            if self.pictures:
+                rate, each = (
+                    f"{self.images_per_s:,.0f} {self.pictures}/s, {rate}",
+                    f"{self.images_made / self.busy_s:,.0f} {self.pictures}/s of each",
+                )
+            lines.append(f"{rate}, {each}: {shares}")
         else:
             lines.append(f"nothing to do: all {self.shards_found} shards were there")
         return "\n".join(lines + self.log)
@@ -126,7 +133,7 @@ def generate(
         missing = [shard for shard in plan.starts if shard not in done]
         results = _make(store, recipe, plan, missing, workers, address, isolate, entry)
         total = Summary(store.uri, 0, {}, "", plan.left_out, shards_found=len(done), workers=workers, seconds=dict.fromkeys(STAGES, 0.0))
-        total.pictures = "frames" if recipe.clips else "images"
+        total.pictures = _pictures(recipe)
         with _bar(progress, plan, done, total.pictures) as advance:
             for result in results:
                 if result is None:
@@ -146,12 +153,18 @@ def generate(
     return total
 
 
+def _pictures(recipe: Recipe) -> str:
+    """What the recipe's images are called; empty where it makes none."""
+    if isinstance(recipe.source, RecordingSource):
+        return "frames" if recipe.source.images is not None else ""
+    return "frames" if recipe.clips else "images"
+
+
 def _absolute(recipe: Recipe) -> Recipe:
     """The recipe with a source that a process elsewhere in the file system finds."""
-    path = getattr(recipe.source, "path", None)
-    if path is None:
-        return recipe
-    return recipe.model_copy(update={"source": recipe.source.model_copy(update={"path": path.absolute()})})
+    places = {name: getattr(recipe.source, name, None) for name in ("path", "images")}
+    absolute = {name: place.absolute() for name, place in places.items() if place is not None}
+    return recipe.model_copy(update={"source": recipe.source.model_copy(update=absolute)}) if absolute else recipe
 
 
 def _finished(store: Store, plan: Plan) -> set[str]:
@@ -200,7 +213,7 @@ def _add(total: Summary, result: ShardResult) -> None:
 
 @contextmanager
 def _bar(show: bool, plan: Plan, done: set[str], pictures: str) -> Iterator[Callable[[ShardResult], None]]:
-    """A progress bar on stderr, with the assets made, the time left, images a second and failures."""
+    """A progress bar on stderr, with the assets made, the time left, images (without any: assets) a second and failures."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -209,16 +222,17 @@ def _bar(show: bool, plan: Plan, done: set[str], pictures: str) -> Iterator[Call
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    images, failed, begin = 0, 0, time.perf_counter()
+    made, failed, begin = 0, 0, time.perf_counter()
     with Progress(*columns, console=Console(stderr=True), disable=not show, refresh_per_second=4) as bar:
         here = sum(1 for shard in plan.table["shard"].to_pylist() if shard in done)
         task = bar.add_task("assets", total=len(plan.table), completed=here, rate="")
 
         def advance(result: ShardResult) -> None:
-            nonlocal images, failed
-            images += result.images
+            nonlocal made, failed
+            assets = result.samples + sum(result.reasons.values())
+            made += result.images if pictures else assets
             failed += sum(result.reasons.values())
-            rate = f"{images / (time.perf_counter() - begin):,.0f} {pictures}/s" + (f", {failed} failed" if failed else "")
-            bar.update(task, advance=result.samples + sum(result.reasons.values()), rate=rate)
+            rate = f"{made / (time.perf_counter() - begin):,.0f} {pictures or 'assets'}/s" + (f", {failed} failed" if failed else "")
+            bar.update(task, advance=assets, rate=rate)
 
         yield advance

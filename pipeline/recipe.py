@@ -98,7 +98,12 @@ class Recipe(BaseModel):
         """The values that change a shard's bytes; where the meshes lie, the dataset's name and how long an asset may take do not."""
         values = self.model_dump(mode="json")
         values.pop("name")
-        values["source"].pop("path", None)
+        source = values["source"]
+        source.pop("path", None)
+        if source.pop("images", None) is None:
+            # what was imported before there were images keeps its identity
+            for name in ("image_size", "image_fps"):
+                source.pop(name, None)
         if values["clips"] is None:
             # datasets made before there were clips keep their identity
             del values["clips"]

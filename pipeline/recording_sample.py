@@ -1,12 +1,15 @@
-"""A recording becomes a sample: the same number of points in every frame, in metres as recorded, without pictures."""
+"""A recording becomes a sample: the same number of points in every frame, in metres as recorded, and its images where there are any."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import png
+from pipeline.importers.images import square
 from pipeline.importers.recording import Recording, RecordingError
 from pipeline.outcome import Outcome, Stopwatch, npy, seed_of
 from pipeline.plan import Planned
@@ -16,7 +19,8 @@ from pipeline.sources.recordings import RecordingSource, open_recording
 
 def make_recording(recipe: Recipe, asset: Planned, watch: Stopwatch) -> Outcome:
     """Members of a recording's sample: clip.npy (T, N, 3) float32, metres; where there is such data, features.npy (T, N, F) float32,
-    parts.npy (T, N) int16, actions.npy (T,) int16; valid.npy (T, N) bool where a point was repeated; json.
+    parts.npy (T, N) int16, actions.npy (T,) int16; valid.npy (T, N) bool where a point was repeated; f000.png, …, an RGB image for each
+    frame; json, without cameras.
 
     A frame with more than N points keeps N of them, drawn without replacement; one with fewer repeats its points (whole rounds, then a
     draw); one with none repeats the frame before it, or the first that has points. Raises RecordingError.
@@ -53,9 +57,15 @@ def make_recording(recipe: Recipe, asset: Planned, watch: Stopwatch) -> Outcome:
     if not valid.all():
         members["valid.npy"] = npy(valid)
     watch.lap("sample")
+    pixels = hashlib.sha256()
+    for number, file in enumerate(recording.images or ()):
+        image = square(file, recipe.source.image_size)
+        watch.lap("load")
+        members[f"f{number:03d}.png"] = png.encode(image, pixels)
+        watch.lap("encode")
     members["json"] = _json(asset, recording)
     watch.lap("encode")
-    return Outcome(members, tuple(dict.fromkeys(flags)), seconds=watch.seconds)
+    return Outcome(members, tuple(dict.fromkeys(flags)), pixels.hexdigest() if recording.images else "", seconds=watch.seconds)
 
 
 def _standing(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

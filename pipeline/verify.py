@@ -16,7 +16,7 @@ from pipeline.manifest import Manifest, ManifestError
 from pipeline.reader import decode_member
 from pipeline.recipe import Recipe
 from pipeline.storage import StorageError, Store
-from pipeline.verify_clips import clip_problems, in_own_pixels
+from pipeline.verify_clips import clip_problems, image_problems, in_own_pixels
 
 # The share of the points that must fall on the pictures, on average and on each: parts thinner than a pixel may be in none.
 ON_VIEWS, ON_EACH = 0.85, 0.25
@@ -128,7 +128,7 @@ def _geometry(recipe: Recipe, row: dict[str, Any], members: dict[str, Any]) -> l
     if facts["class"] != row["class"] or facts["sha256"] != row["sha256"] or facts["split"] != row["split"]:
         problems.append("json and manifest disagree about the asset")
     if "clip.npy" in members or recipe.clips:
-        problems += clip_problems(recipe, members)
+        problems += clip_problems(recipe, members) + image_problems(recipe, members)
         return problems if problems or recipe.clips is None else _frames(recipe, members)
     points = members["points.npy"]
     if points.shape != (recipe.points.count, 3) or not np.isfinite(points).all() or (np.linalg.norm(points, axis=1) > 1 + 1e-5).any():

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.recipe import Recipe
+from pipeline.sources import RecordingSource
 
 # How far, in pixels, a back-projected point may fall from the centre of its pixel after being stored as float32.
 _OFF_CENTRE = 0.05
@@ -40,6 +41,23 @@ def clip_problems(recipe: Recipe, members: dict[str, Any]) -> list[str]:
     if "valid.npy" in members and (members["valid.npy"].shape != (frames, count) or members["valid.npy"].dtype != np.bool_):
         problems.append("valid.npy is not a truth value for every point")
     return problems
+
+
+def image_problems(recipe: Recipe, members: dict[str, Any]) -> list[str]:
+    """What is wrong with the decoded images of a recording: one for each frame, of the recipe's size, or none. Raises as above."""
+    source = recipe.source
+    if not isinstance(source, RecordingSource):
+        return []
+    frames = len(members["clip.npy"]) if source.images is not None else 0
+    found = {name for name in members if name.endswith(".png")}
+    if found != {f"f{number:03d}.png" for number in range(frames)}:
+        return [f"{len(found)} images stand for {frames} frames that should have one"]
+    shape = (source.image_size, source.image_size, 3)
+    return [
+        f"{name} is {' × '.join(map(str, members[name].shape))} and not {' × '.join(map(str, shape))}"
+        for name in sorted(found)
+        if members[name].shape != shape
+    ]
 
 
 def _beside(facts: dict[str, Any]) -> float:

@@ -81,9 +81,9 @@ def make_sample(recipe: Recipe, renderer: Renderer, asset: Planned) -> Outcome:
 
 def _message(recipe: Recipe, text: str) -> str:
     """The sentence without the folder that the source happens to lie in: a manifest is the same wherever it was made."""
-    path = getattr(recipe.source, "path", None)
-    if path is not None:
-        text = text.replace(f"{path}/", "")
+    for path in (getattr(recipe.source, "path", None), getattr(recipe.source, "images", None)):
+        if path is not None:
+            text = text.replace(f"{path}/", "")
     return " ".join(text.split())[:_MESSAGE_LENGTH]
 
 

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from training import checkpoint
@@ -67,6 +67,12 @@ class OptimizerConfig(BaseModel):
     milestones: tuple[int, ...] = Field((), description="epochs, of warm_steps")
     gamma: float = Field(0.1, gt=0, le=1, description="of warm_steps")
     floor: float = Field(0.0, ge=0, description="lowest rate of cosine_warm and cosine_warm_compat")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.kind == "sgd" and self.decoupled:
+            raise ValueError("decoupled weight decay is of adam: set kind: adam, or decoupled: false")
+        return self
 
 
 class FitConfig(BaseModel):

@@ -88,7 +88,7 @@ def write_report(folder: Path, name: str, outcomes: Mapping[str, Outcome]) -> Pa
     names = sorted({cls for _, _, kept in found for cls in kept.classes})
     compared = compare(outcomes)
     environment = page.environment(Path(__file__).parent)
-    environment.filters["capitalized"] = lambda words: words[:1].upper() + words[1:]  # the built-in one makes the rest small
+    environment.filters["capitalized"] = _capitalized
     text = environment.get_template("report.html.j2").render(
         name=name,
         data=_data(outcomes),
@@ -119,6 +119,11 @@ def write_report(folder: Path, name: str, outcomes: Mapping[str, Outcome]) -> Pa
         versions=_versions(dataset),
     )
     return page.write(Path(folder) / "index.html", text)
+
+
+def _capitalized(words: str) -> str:
+    """With a large first letter, the rest as it is, as are names like mIoU."""
+    return words if words[1:2].isupper() else words[:1].upper() + words[1:]
 
 
 def _dataset(outcomes: Mapping[str, Outcome]) -> Dataset | None:

@@ -196,7 +196,7 @@ def timeline(numbers: NDArray[np.int64], names: Sequence[str], palette: Sequence
             faint = Markup(' opacity="0.55"') if number // len(palette) % 2 else ""
             words = f"{names[number]}, frames {first + 1} to {last}"
             drawn.append(block.format(first, last - first, palette[number % len(palette)], faint, words))
-    return Markup('<svg class="bar" viewBox="0 0 {} 10" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>').format(
+    return Markup('<svg class="spans" viewBox="0 0 {} 10" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>').format(
         len(numbers), f"{title}: {', '.join(_runs(numbers, names))}", Markup("").join(drawn)
     )
 

@@ -8,6 +8,10 @@ train1.h5, train2.h5, … and test*.h5, of which nothing but the frames asked fo
 A sequence is FILE#ROW, rows by each file's own length. Which recording a row is the makers have not said; whoever takes row i for line i
 of release.txt gives lists: {train: release.txt} and gets the category as class, people as groups. Without it the class is "sequence".
 The test split shares people, rooms and objects with train.
+
+Actions may have their images beside them, from the raw release once its videos are decoded (15 images a second, from 00000 on):
+images/LINE/align_rgb/%05d.jpg, LINE that of the list, so that image videos stand on the same unconfirmed reading of it. Frame t of the
+points has the image nearest to its time.
 """
 
 from __future__ import annotations
@@ -17,14 +21,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
-from pipeline.importers.recording import Entry, Recording, RecordingError, Span, part_of
+from pipeline.importers.recording import Entry, Recording, RecordingError, Span, file_sha256, part_of
 from pipeline.sources.asset import SourceError, Split
 
 if TYPE_CHECKING:
@@ -35,6 +41,7 @@ _FPS = {"hoi4d_actions": 7.5, "hoi4d_semantic": 15.0}
 _LABELS = {"hoi4d_actions": ("label", 19), "hoi4d_semantic": ("semantic", 49)}
 _UNNAMED = (0, 1)
 _CENTRE_M = 0.25
+_SIGNATURE, _NEWEST_SUPERBLOCK = b"\x89HDF\r\n\x1a\n", 3
 _LINE = re.compile(
     r"(?P<camera>ZY\w+)/(?P<person>H\w+)/(?P<category>C\w+)/(?P<instance>N\w+)/(?P<room>S\w+)/(?P<layout>s\w+)/(?P<task>T\w+)"
 )
@@ -47,6 +54,8 @@ def entries(path: Path, options: RecordingSource) -> Iterator[Entry]:
     """
     if (options.test or options.val) and not options.lists:
         raise SourceError(f"{path}: people are known from a list alone; give lists: {{train: release.txt}} or leave out test and val.")
+    if options.images is not None and not options.images.is_dir():
+        raise SourceError(f"{options.images} is no folder; give the one of the raw release, decoded to SEQUENCE/align_rgb/00000.jpg.")
     files = _files(path)
     lengths = {file: _shape(file, options.format) for _, file in files}
     for split, name in options.lists.items():
@@ -59,6 +68,9 @@ def entries(path: Path, options: RecordingSource) -> Iterator[Entry]:
                 " these rows or none."
             )
     names = _names(path, options)
+    unlisted = next((file for split, file in files if options.images is not None and split not in options.lists), None)
+    if unlisted is not None:
+        raise SourceError(f"{unlisted} has no list, and images are found by its lines; give lists for this split too or move the file.")
     labelled = any(lengths[file][2] for split, file in files if split == "test")
     for split, file in files:
         rows, frames, has_labels = lengths[file]
@@ -85,10 +97,26 @@ def _number(file: Path) -> int:
     return int(digits[0]) if digits else 0
 
 
+@contextmanager
+def _opened(file: Path) -> Iterator[h5py.File]:
+    """The file, of arrays that it holds itself: nothing is followed into other files. Raises OSError, ValueError."""
+    with open(file, "rb") as stream:
+        head = stream.read(len(_SIGNATURE) + 1)
+    if head[:-1] != _SIGNATURE or head[-1] > _NEWEST_SUPERBLOCK:
+        raise ValueError("it does not begin as HDF5")
+    with h5py.File(file, "r") as data:
+        for name in data:
+            if not isinstance(data.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{name} is a link")
+            if isinstance(array := data[name], h5py.Dataset) and (array.is_virtual or array.external):
+                raise ValueError(f"{name} lies in another file")
+        yield data
+
+
 def _shape(file: Path, name: str) -> tuple[int, int, bool]:
     """Rows, frames, and whether there are labels; no rows where the file cannot be read."""
     try:
-        with h5py.File(file, "r") as data:
+        with _opened(file) as data:
             rows, frames = data["pcd"].shape[:2]
             return int(rows), int(frames), _LABELS[name][0] in data
     except (OSError, KeyError, ValueError, AttributeError, RuntimeError):
@@ -132,7 +160,7 @@ def _facts(line: str) -> dict[str, str]:
 
 
 def content(path: Path, uri: str, options: RecordingSource) -> str:
-    """The sha256 of the row's arrays, with its line where lists name it. Raises OSError."""
+    """The sha256 of the row's arrays, with its line where lists name it, with its images where they are asked for. Raises OSError."""
     name, _, row = uri.partition("#")
     file = path / name
     state = os.stat(file)
@@ -141,13 +169,27 @@ def content(path: Path, uri: str, options: RecordingSource) -> str:
     except (KeyError, ValueError, RuntimeError) as error:
         raise OSError(str(error)) from None
     line = _names(path, options).get(uri, "")
+    if options.images is not None:
+        for image in _images(options, line, _times(options, 0, _shape(file, options.format)[1])):
+            digest = part_of(digest, file_sha256(image))
     return part_of(digest, line) if line else digest
+
+
+def _times(options: RecordingSource, start: int, count: int) -> npt.NDArray[np.float64]:
+    return np.arange(start, start + count) / _FPS[options.format]
+
+
+def _images(options: RecordingSource, line: str, times_s: npt.NDArray[np.float64]) -> list[Path]:
+    """For each of these times the file of the nearest image."""
+    assert options.images is not None
+    folder = options.images / line / "align_rgb"
+    return [folder / f"{number:05d}.jpg" for number in np.floor(times_s * options.image_fps + 0.5).astype(int).tolist()]
 
 
 @lru_cache(maxsize=64)
 def _row_sha256(file: Path, row: int, size: int, mtime_ns: int) -> str:
     hasher = hashlib.sha256()
-    with h5py.File(file, "r") as data:
+    with _opened(file) as data:
         for name in sorted(data.keys()):
             if isinstance(data[name], h5py.Dataset) and data[name].ndim and row < data[name].shape[0]:
                 hasher.update(name.encode())
@@ -161,7 +203,7 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
     name, _, row = uri.partition("#")
     label, count = _LABELS[options.format]
     try:
-        with h5py.File(path / name, "r") as data:
+        with _opened(path / name) as data:
             rows, frames = data["pcd"].shape[:2]
             wrong = [other for other in ("center", label) if other in data and data[other].shape[:2] != (rows, frames)]
             if wrong:
@@ -186,14 +228,16 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
         flags.append("no_labels")
     if not (np.abs(centres - points.mean(axis=1, dtype=np.float64)) < _CENTRE_M).all():
         flags.append("centre_off")
+    line, times_s = _names(path, options).get(uri, ""), _times(options, start, len(points))
     return Recording(
         name=uri,
         fps=_FPS[options.format],
-        times_s=np.arange(start, start + len(points)) / _FPS[options.format],
+        times_s=times_s,
         frames=list(points.astype(np.float32, copy=False)),
         centres=centres,
         **_labels(options.format, labels),
-        **_people(_facts(_names(path, options).get(uri, ""))),
+        **_people(_facts(line)),
+        images=None if options.images is None else _images(options, line, times_s),
         flags=tuple(flags),
     )
 

@@ -43,8 +43,8 @@ class Recording:
     """T frames, frame t with n_t points: frames[t] (n_t, 3) float32 in metres, axes as recorded; times_s (T,) float64.
 
     features[t] (n_t, F) float32; parts[t] (n_t,) int16, index into part_names, -1 for none; actions (T,) int16, index into action_names;
-    centres (T, 3) float64, where the format gives a centre a frame; fillers (T,) bool, frames that only repeat another one. facts go
-    into the sample's json as they are.
+    centres (T, 3) float64, where the format gives a centre a frame; images[t]: the file that shows frame t's instant; fillers (T,) bool,
+    frames that only repeat another one. facts go into the sample's json as they are.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Recording:
     actions: npt.NDArray[np.int16] | None = None
     action_names: tuple[str, ...] = ()
     centres: npt.NDArray[np.float64] | None = None
+    images: Sequence[Path] | None = None
     fillers: npt.NDArray[np.bool_] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
@@ -74,6 +75,7 @@ class Recording:
             parts=None if self.parts is None else [self.parts[row] for row in rows],
             actions=None if self.actions is None else self.actions[index],
             centres=None if self.centres is None else self.centres[index],
+            images=None if self.images is None else [self.images[row] for row in rows],
             fillers=fillers if fillers is not None else None if self.fillers is None else self.fillers[index],
         )
 

@@ -78,8 +78,8 @@ def splats(points: npt.NDArray[np.float32], colors: Picture, pose: npt.NDArray[n
     inside = (x >= 0) & (x < wide) & (y >= 0) & (y < wide)
     # of places that come twice the last one counts, the nearest
     canvas[y[inside], x[inside]] = np.broadcast_to(faded[:, None], (*inside.shape, 3))[inside]
-    small = canvas.reshape(side, 2, side, 2, 3).astype(np.uint16).sum(axis=(1, 3))
-    return ((small + 2) // 4).astype(np.uint8)
+    small: npt.NDArray[np.uint16] = canvas.reshape(side, 2, side, 2, 3).astype(np.uint16).sum(axis=(1, 3))
+    return np.asarray((small + 2) // 4, np.uint8)
 
 
 def webp(pictures: Sequence[Picture], interval_ms: int, quality: int = 70) -> bytes:

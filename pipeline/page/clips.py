@@ -58,7 +58,7 @@ class Reel:
 class Film:
     """Frames as the tiles of one picture, row by row: its data URI, tiles in a row, pixels of a tile's side.
 
-    cameras: of each frame, or one for all, as in `page.View`.
+    cameras: of each frame, or one for all, as in `page.View`; none where they are not known.
     """
 
     sheet: str
@@ -159,7 +159,9 @@ def recorded_up(source: Mapping[str, Any]) -> str:
 
 
 def _cameras(about: dict[str, Any], shown: Sequence[int]) -> tuple[tuple[float, ...], ...]:
-    rig = about["cameras"]
+    rig = about.get("cameras")
+    if rig is None:
+        return ()
     found = []
     for number in shown:
         rows = [value for row in rig["world_to_camera"][number][:3] for value in row]

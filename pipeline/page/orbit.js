@@ -92,7 +92,7 @@
       for (let i = 0; i < count; i++) if (screen[3 * i + 2] > 0.05) { starts[bin(i) + 1]++; there++; }
       for (let b = 0; b < bins; b++) starts[b + 1] += starts[b];
       for (let i = 0; i < count; i++) if (screen[3 * i + 2] > 0.05) order[starts[bin(i)]++] = i;
-      const dot = Math.max(2, Math.round(side / (count > 128 ? 64 : 32)));
+      const dot = Math.max(2, Math.round(side / (count > 512 ? 64 : count > 128 ? 48 : 32)));
       const rim = Math.max(1, Math.round(dot / 3));
       const square = (x, y, width, alpha, color, at) => {
         const u = Math.round(x - width / 2), v = Math.round(y - width / 2);

@@ -49,6 +49,9 @@ class RecordingSource(BaseModel):
     at_least, short: a recording of fewer than at_least frames is kept as it is and flagged "short", has its last frame repeated up to
     at_least ("repeat_last"), or is left out and counted ("leave_out"). A window longer than the recording counts as at_least too.
     lists: a file of names per split, beside the data: hoi4d: names of the rows, in order; synthia4d: the frames to take.
+    images: hoi4d_actions: folder of the decoded raw release, images/LINE/align_rgb/00000.jpg, …; each frame of the points gets the image
+    of its time, image_fps a second, as a frame of image_size × image_size. That row i of the files is line i of the list is what public
+    code takes for granted and the makers have never confirmed: where it is wrong, points and images are of different recordings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +67,9 @@ class RecordingSource(BaseModel):
     at_least: int = Field(default=1, ge=1)
     short: Literal["keep", "repeat_last", "leave_out"] = "keep"
     lists: dict[Split, str] = {}
+    images: Path | None = None
+    image_size: int = Field(default=224, ge=8, le=2048)
+    image_fps: float = Field(default=15.0, gt=0, le=1000)
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +80,10 @@ class RecordingSource(BaseModel):
     def _fits(self) -> RecordingSource:
         if self.lists and self.format not in ("hoi4d_actions", "hoi4d_semantic", "synthia4d"):
             raise ValueError(f"{self.format} has no lists of names; remove lists")
+        if self.images is not None and self.format != "hoi4d_actions":
+            raise ValueError(f"{self.format} is read without images; remove images")
+        if self.images is not None and not self.lists:
+            raise ValueError("images are found by the names of the rows; give lists too, as {train: release.txt}")
         if self.window and self.format == "synthia4d":
             raise ValueError("a clip of synthia4d is three frames, newest first; remove window")
         return self

@@ -20,8 +20,11 @@ from PIL import Image
 from pipeline import page
 from pipeline.card import card
 from pipeline.dataset import DatasetError
-from pipeline.gallery import choose, write_gallery
+from pipeline.gallery import choose, essentials, write_gallery
+from pipeline.generate import generate
+from pipeline.page import animation, clips, clouds
 from pipeline.reader import Dataset
+from pipeline.recipe import Recipe
 from pipeline.stats import stats
 
 HOSTILE = "<script>alert(1)<" + "|img src=x onerror=alert(1)>&amp;\"'"
@@ -244,3 +247,136 @@ def test_the_program_on_the_card_reads_the_dataset(written) -> None:
     lines = done.stdout.split("\n")
     assert sorted(line.split()[0] for line in lines if line) == sorted(Dataset.open(uri).keys)
     assert "(64, 3) (16, 16)" in lines[0]
+
+
+# ---- clips -----------------------------------------------------------------------------------------------------------
+
+CREATURES = {"kind": "creatures", "kinds": ["bird"], "actions": ["walk", "fly"], "per_kind": 2, "test_fraction": 0.5}
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two creatures in sequences of two to three actions, 12 frames of 24², 96 points with parts."""
+    clips = {"frames": 12, "fps": 6, "camera": {"size": 24, "orbit_deg": 90.0}}
+    source = CREATURES | {"sequences": 1, "joined": [2, 3]}
+    recipe = Recipe.model_validate({"source": source, "points": {"count": 96, "parts": True}, "clips": clips})
+    to = str(tmp_path_factory.mktemp("filmed") / "data")
+    generate(recipe, to, workers=0, progress=False, isolate=False)
+    return to
+
+
+def test_a_clip_shows_points_and_frames_of_the_same_instants(filmed: str, tmp_path: Path) -> None:
+    dataset = Dataset.open(filmed)
+    sample = dataset.load(0, ["json", "clip.npy", "parts.npy", "actions.npy", *(f"f{t:03d}.png" for t in range(12))])
+    shown = clips.load_clip(dataset, 0)
+    assert shown.reel.times_s == pytest.approx(sample["json"]["clip"]["times_s"], abs=1e-3)
+    assert shown.reel.interval_ms == 167
+    points = np.frombuffer(base64.b64decode(shown.cloud.points), np.int8).reshape(12, 96, 3) / 127
+    assert np.abs(points - sample["clip.npy"]).max() <= 0.5 / 127 + 1e-6
+    numbers = np.frombuffer(base64.b64decode(shown.cloud.parts), np.uint8).reshape(12, 96)
+    assert (numbers == sample["parts.npy"]).all()
+    assert shown.film is not None
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.film.sheet.split(",")[1]))).convert("RGB"), float)
+    for t in range(12):
+        row, column = divmod(t, shown.film.columns)
+        tile = sheet[row * 24 : row * 24 + 24, column * 24 : column * 24 + 24]
+        nearest = min(range(12), key=lambda other: np.abs(tile - sample[f"f{other:03d}.png"][..., :3]).mean())
+        assert nearest == t
+    rig = sample["json"]["cameras"]["world_to_camera"]
+    assert np.allclose(np.array(shown.film.cameras)[:, :12].reshape(12, 3, 4), np.array(rig)[:, :3], atol=1e-4)
+    names = [sample["json"]["action_names"][number] for number in sample["actions.npy"]]
+    told = [next(name for first, name in reversed(shown.reel.runs) if first <= t) for t in range(12)]
+    assert told == names
+    assert sum(share for _, _, share in shown.reel.bars) == pytest.approx(1)
+
+
+def test_a_page_of_clips_plays_them_and_needs_nothing_from_outside(filmed: str, tmp_path: Path) -> None:
+    found = gallery(filmed, tmp_path)
+    text = (tmp_path / "gallery.html").read_text()
+    assert len(found.all("article", class_="clip")) == len(found.all("input", type="range")) == len(found.all("canvas", class_="film")) == 2
+    assert {a["data-frames"] for a in found.all("canvas", class_="orbit")} == {"12"}
+    assert {a["max"] for a in found.all("input", type="range")} == {"11"}
+    assert all(json.loads(a["data-runs"] or "") for a in found.all("div", class_="reel"))
+    assert "prefers-reduced-motion" in text
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(|https?://", text)
+    again = tmp_path / "again"
+    again.mkdir()
+    gallery(filmed, again)
+    assert (again / "gallery.html").read_bytes() == (tmp_path / "gallery.html").read_bytes()
+    assert ("Clips", "12 frames, 6 a second") in essentials(Dataset.open(filmed).info)
+
+
+def test_names_of_actions_stay_text() -> None:
+    reel = clips.reel_of([0, 1, 2], [0, 1, 2], np.array([0, 0, 1], np.int16), [HOSTILE, "walk"])
+    player = page.environment().from_string('{% from "clip.html.j2" import player %}{% call player(r, r.runs[0][1]) %}{% endcall %}')
+    found = Page(player.render(r=reel))
+    assert {tag for tag, _ in found.tags} == {"div", "button", "input", "i", "output"}
+    assert json.loads(found.all("div", class_="reel")[0]["data-runs"] or "") == [[0, HOSTILE], [2, "walk"]]
+    assert [a["title"] for a in found.all("i")] == [HOSTILE, "walk"]
+    assert not [a for _, a in found.tags if any(name.startswith("on") for name in a)]
+
+
+def test_points_that_only_fill_up_or_lie_far_out_are_not_shown() -> None:
+    points = np.zeros((3, 8, 3), np.float32)
+    points[..., 0] = np.arange(8) / 10
+    points[2, 0] = 3.0
+    valid = np.ones((3, 8), bool)
+    valid[0, 2:] = False
+    valid[1] = False
+    packed = clouds.moving_cloud(points, None, valid)
+    back = np.frombuffer(base64.b64decode(packed.points), np.int8).reshape(3, -1, 3)
+    shown = [sorted((frame[frame[:, 0] != clouds.HIDDEN, 0] / 12.7).round().astype(int).tolist()) for frame in back]
+    assert shown == [[0, 1], [], [1, 2, 3, 4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("up", ["y", "z", "-y"])
+def test_what_is_up_in_a_recording_is_up_on_the_page(up: str) -> None:
+    axis, sign = {"y": (1, 1), "z": (2, 1), "-y": (1, -1)}[up]
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(4, 50, 3)).astype(np.float32) * 2 + 7
+    shown = clips.upright(points, None, up)
+    assert np.corrcoef(shown[..., 1].ravel(), sign * points[..., axis].ravel())[0, 1] > 0.999
+    assert np.linalg.norm(shown, axis=-1).mean() < 1
+    before, after = (one.reshape(-1, 3).astype(float) for one in (points, shown))
+    assert np.linalg.det(np.linalg.lstsq(before - before.mean(0), after - after.mean(0), rcond=None)[0]) > 0  # turned, not mirrored
+
+
+def test_long_clips_are_thinned_in_time_and_kept_small() -> None:
+    assert clips.shown_frames(24, 12) == list(range(24))
+    for length, fps in ((96, 12.0), (600, 30.0), (5000, 7.5), (1, 1.0)):
+        shown = clips.shown_frames(length, fps)
+        steps = set(np.diff(shown).tolist())
+        assert 1 <= len(shown) <= clips.FRAMES
+        assert len(steps) <= 1
+        assert fps / max(steps, default=1) >= 5 or max(steps, default=1) == 1
+
+
+def test_an_animated_picture_shows_the_points_where_the_frame_shows_the_body(filmed: str) -> None:
+    dataset = Dataset.open(filmed)
+    pictures, interval_ms = animation.side_by_side(dataset, 0, side=24)
+    assert [picture.shape for picture in pictures] == [(24, 48, 3)] * 12
+    for picture in pictures[::4]:
+        left, right = picture[:, :24].astype(int), picture[:, 24:].astype(int)
+        drawn, body = (np.abs(half - half[0, 0]).sum(axis=2) > 40 for half in (left, right))
+        assert (drawn & ~_grown(body)).sum() <= 0.05 * drawn.sum()
+        assert drawn.sum() > 0.4 * body.sum()
+    content = animation.webp(pictures, interval_ms)
+    assert content == animation.webp(pictures, interval_ms)
+    image = Image.open(io.BytesIO(content))
+    assert (image.n_frames, image.info["loop"]) == (12, 0)  # type: ignore[attr-defined]
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    wide = np.pad(mask, 1)
+    return np.any([wide[y : y + len(mask), x : x + len(mask)] for y in range(3) for x in range(3)], axis=0)
+
+
+def test_card_and_table_of_clips_tell_frames_and_points(filmed: str) -> None:
+    rows = stats(filmed)
+    assert (rows[-1]["frames"], rows[-1]["points"], rows[-1]["views"]) == (24, 2 * 12 * 96, 0)
+    text = card(filmed)
+    assert "2 point-cloud videos, each with an image video" in text
+    assert "| Clips | 12 frames, 6 a second |" in text
+    program = text.split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", program], cwd=filmed, capture_output=True, text=True, check=True)
+    assert done.stdout.count("(12, 96, 3)") == 2

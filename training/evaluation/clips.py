@@ -97,6 +97,7 @@ def frame_retrieval(
 
     Every pair of streams in both directions but for the two point views, whose directions are alike; and at k = 1 the same on clips of
     identical frames, "still_…". A k that the clip has no more frames than is left out.
+    The module is put into eval mode.
     """
     ways = [("point_to_point", "points1", "points2")]
     if module.image_encoder is not None:
@@ -106,6 +107,7 @@ def frame_retrieval(
     place = {name: number for number, name in enumerate(STREAMS)}
     found: dict[tuple[str, int], dict[int, float]] = {}
     length = 0
+    module.eval()
     for start in range(0, len(indices), batch):
         chosen = [int(index) for index in indices[start : start + batch]]
         for still in (False, True):

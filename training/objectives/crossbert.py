@@ -336,7 +336,7 @@ class CrossBert(Trained):
     @property
     def image_branch(self) -> nn.Module:
         """Images (B, 3, S, S) to the common space, (B, D)."""
-        return nn.Sequential(self.image_encoder, self.image_head)
+        return nn.Sequential(self.image_encoder, self.image_head).train(self.training)
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ class CrossPoint(Trained):
     @property
     def image_branch(self) -> nn.Module:
         """Images (B, 3, S, S) to the common space, (B, projection), not normalised."""
-        return nn.Sequential(self.image_encoder, self.image_head)
+        return nn.Sequential(self.image_encoder, self.image_head).train(self.training)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """This rank's part of the batch to the loss of the whole batch and its terms, detached.

@@ -189,7 +189,7 @@ class CrossVideo(Trained):
     @property
     def image_branch(self) -> nn.Module | None:
         """Image videos (B, T, 3, S, S) to the common space, (B, projection), not normalised; None where none was trained."""
-        return None if self.image_encoder is None else nn.Sequential(self.image_encoder, self.image_video_head)
+        return None if self.image_encoder is None else nn.Sequential(self.image_encoder, self.image_video_head).train(self.training)
 
     def prepare_still(self, dataset: Dataset, index: int, seed: int) -> Sample:
         """What a clip would bring if all its frames were its first, in epoch 0."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from PIL import Image
 
 RADHAR_COLUMNS = ("point_id", "x", "y", "z", "range", "velocity", "doppler_bin", "bearing", "intensity")
 
@@ -172,3 +173,17 @@ def write_synthia(path: Path, number: int, points: int = 32, **changes: np.ndarr
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path.with_name(f"{path.name}-{number:06d}.npz"), **arrays)
     return arrays
+
+
+def write_hoi4d_images(root: Path, line: str, count: int, seed: int = 0, size: tuple[int, int] = (48, 32)) -> list[np.ndarray]:
+    """LINE/align_rgb/00000.jpg, …, as a video decoder writes them; gives their pixels as decoded. size: width, height."""
+    rng = np.random.default_rng(seed)
+    folder = root / line / "align_rgb"
+    folder.mkdir(parents=True, exist_ok=True)
+    images = []
+    for number in range(count):
+        coarse = rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(folder / f"{number:05d}.jpg", quality=90)
+        with Image.open(folder / f"{number:05d}.jpg") as picture:
+            images.append(np.asarray(picture))
+    return images

@@ -148,3 +148,27 @@ def test_other_files_have_a_reason_and_cost_one_asset(tmp_path: Path) -> None:
         with pytest.raises(RecordingError) as caught:
             open_recording(source(tmp_path), name)
         assert caught.value.reason == "unreadable"
+
+
+def test_arrays_that_lie_in_another_file_are_not_followed(tmp_path: Path) -> None:
+    arrays = write_hoi4d(tmp_path / "elsewhere/far.h5", 2)
+    layout = h5py.VirtualLayout(shape=arrays["pcd"].shape, dtype="f4")
+    layout[:] = h5py.VirtualSource(tmp_path / "elsewhere/far.h5", "pcd", shape=arrays["pcd"].shape)
+    for number in (1, 2, 3, 4):
+        write_hoi4d(tmp_path / f"train{number}.h5", 2)
+        with h5py.File(tmp_path / f"train{number}.h5", "r+") as file:
+            del file["pcd"]
+            if number == 1:
+                file["pcd"] = h5py.ExternalLink(tmp_path / "elsewhere/far.h5", "pcd")
+            elif number == 2:
+                file["pcd"] = h5py.SoftLink("/center")
+            elif number == 3:
+                file.create_virtual_dataset("pcd", layout)
+            else:
+                (tmp_path / "raw.bin").write_bytes(arrays["pcd"].tobytes())
+                file.create_dataset("pcd", arrays["pcd"].shape, "f4", external=[(str(tmp_path / "raw.bin"), 0, arrays["pcd"].nbytes)])
+    (tmp_path / "train5.h5").write_bytes(b"\x89HDF\r\n\x1a\n\x09" + bytes(2000))
+    assert uris(source(tmp_path)) == [f"train{number}.h5" for number in (1, 2, 3, 4, 5)]
+    for name in uris(source(tmp_path)):
+        with pytest.raises(RecordingError, match=rf"fetch {name} again"):
+            open_recording(source(tmp_path), name)

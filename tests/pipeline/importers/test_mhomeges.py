@@ -156,3 +156,19 @@ def test_the_real_recordings_are_as_their_index_says() -> None:
         facts = [open_recording(source(REAL), f"{name}#{number:03d}").facts for number in range(len(found[name]))]
         for column in ("points", "far_points", "fast_points"):
             assert sum(fact[column] for fact in facts) == int(rows[name][column])
+
+
+def test_a_file_is_parsed_once_for_its_repetitions_and_again_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.importers import mhomeges
+
+    parsed: list[Path] = []
+    real = mhomeges._table
+    monkeypatch.setattr(mhomeges, "_table", lambda file: parsed.append(file) or real(file))
+    write_mhomeges(tmp_path, people=("804", "805"), gestures=("clap",))
+    files = [FILE, FILE.replace("804", "805")]
+    first = [open_recording(source(tmp_path), f"{name}#{number:03d}") for number in range(3) for name in files]
+    assert len(parsed) == 2
+    again = open_recording(source(tmp_path), f"{files[0]}#000")
+    np.testing.assert_array_equal(np.concatenate(again.frames), np.concatenate(first[0].frames))
+    write_mhomeges_file(tmp_path / files[0], mhomeges_rows([1, 2, 3, 4, 5, 6, 7], points=4, seed=77))
+    assert len(open_recording(source(tmp_path), f"{files[0]}#000").frames) == 7

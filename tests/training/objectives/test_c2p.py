@@ -114,7 +114,7 @@ def sphere(frames: int, points: int) -> NDArray[np.float32]:
 def camera_of(seed: int, frames: int = 9, **changes: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     # as many points as the picture's pixels, so that a surface is closed
     clip = sphere(frames, 20_000)
-    return clip, visible(clip, OrbitCamera(**({"spread": 1, "tolerance": 0.05} | changes)), rng_for(seed, 0, "clip", "camera"))
+    return clip, visible(clip, OrbitCamera(**({"spread": 2, "tolerance": 0.12} | changes)), rng_for(seed, 0, "clip", "camera"))
 
 
 def test_the_camera_sees_the_near_half_of_a_sphere_and_goes_round_it() -> None:
