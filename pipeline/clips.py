@@ -18,7 +18,7 @@ class Camera(BaseModel):
     for one that stands still. A mesh without animation is filmed by a full turn where orbit_deg is 0.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: int = Field(default=112, ge=8, le=4096)
     fov_deg: float = Field(default=40.0, gt=0, lt=170)
@@ -37,7 +37,7 @@ class Clips(BaseModel):
     frame, in diagonals of that frame's box, is below it fails as "no_motion". light, background: drawn for each clip, else the style's.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     frames: int = Field(default=24, ge=1, le=MAX_FRAMES)
     fps: float = Field(default=12.0, gt=0)

@@ -15,12 +15,14 @@ from pipeline.recipe import Recipe
 from render.cameras import Rig, build
 from render.checks import check, check_views
 from render.meshes import Material, Mesh, load
-from render.surface import sample
+from render.moving import check_clip
+from render.surface import places, sample
 from render.views import Renderer
 
 
 def warm_up(recipe: Recipe, renderer: Renderer) -> None:
-    """Draws, samples and encodes a tetrahedron, reads a triangle of each kind of file, and poses one where the recipe makes clips."""
+    """Draws, samples and encodes a tetrahedron, reads a triangle of each kind of file; where the recipe makes clips, moves the one
+    and poses the other."""
     corners = np.array([[-0.5, -0.5, -0.5], [0.5, -0.5, -0.5], [0.0, 0.5, -0.5], [0.0, 0.0, 0.5]])
     faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]], np.int32)
     plain = Mesh(corners, faces, (Material(),), np.zeros(4, np.int32))
@@ -30,6 +32,9 @@ def warm_up(recipe: Recipe, renderer: Renderer) -> None:
         views = renderer.render(mesh, build(Rig(count=1, size=16), 0), recipe.style)
         check_views(views)
         sample(mesh, 8, 0)
+    if recipe.clips is not None:
+        moving = check_clip(plain, np.stack((corners, 2 * corners)))
+        places(moving.vertices[0], moving.mesh.faces, 8, 0)
     for image in (views.color[0], views.color[0, ..., :3], views.color[0, ..., 0], views.face_ids[0].astype(np.uint16)):
         png.encode(image)
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +47,7 @@ def warm_up(recipe: Recipe, renderer: Renderer) -> None:
 
 
 def _pose(path: Path) -> None:
-    """Writes and plays a triangle with a skin, a morph target and a channel of each kind."""
+    """Writes and plays a triangle with a skin and one without, a morph target and a channel of each kind."""
     from render.animation import load_animated
 
     arrays: list[tuple[str, list[float]]] = [
@@ -69,8 +74,8 @@ def _pose(path: Path) -> None:
         "accessors": accessors,
         "meshes": [{"primitives": [primitive]}],
         "skins": [{"joints": [1]}],
-        "nodes": [{"mesh": 0, "skin": 0}, {}],
-        "scenes": [{"nodes": [0, 1]}],
+        "nodes": [{"mesh": 0, "skin": 0}, {}, {"mesh": 0}],
+        "scenes": [{"nodes": [0, 1, 2]}],
         "animations": [{"samplers": [{"input": 3, "output": 4}, {"input": 3, "output": 5}], "channels": channels}],
     }
     path.write_text(json.dumps(document))

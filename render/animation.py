@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from render.gltf import Document, open_document, whole
+from render.gltf import Document, open_document, text, whole
 from render.keyframes import Channels, drive, read_channels, read_span
-from render.meshes import Mesh, folder_of, load, readable
+from render.meshes import Mesh, MeshError, folder_of, load, readable
 from render.meshes_gltf import Piece, join, read_pieces
 from render.skinning import Nodes, place, read_nodes
 
@@ -24,7 +24,8 @@ _SUFFIXES = (".glb", ".gltf")
 
 @dataclass(frozen=True)
 class Clip:
-    """An animation of a file: from its first key to its last, over all its channels, in seconds. name is "" where it has none."""
+    """An animation of a file: from its first key to its last, over all its channels, in seconds; 0 where its keys are damaged, which posing
+    it says. name is "" where it has none."""
 
     name: str
     start_s: float
@@ -93,8 +94,12 @@ def still(mesh: Mesh) -> Animated:
 def _clips(document: Document) -> tuple[Clip, ...]:
     clips = []
     for number, animation in enumerate(document.tree.get("animations", [])):
-        first, last = read_span(document, number)
-        clips.append(Clip(str(animation.get("name", "")), first, last - first))
+        try:
+            with whole(document.path):
+                first, last = read_span(document, number)
+        except MeshError:
+            first = last = 0.0
+        clips.append(Clip(text(animation.get("name", "")), first, last - first))
     return tuple(clips)
 
 
@@ -109,6 +114,7 @@ def _poser(document: Document, nodes: Nodes, pieces: list[Piece]) -> Pose:
         if clip is not None:
             if clip not in parsed:
                 with readable(document.path), whole(document.path):
+                    read_span(document, clip)
                     parsed[clip] = read_channels(document, nodes, clip)
             drive(parsed[clip], times, states)
         return place(nodes, shapes, states)
@@ -142,7 +148,7 @@ def _face_nodes(document: Document, nodes: Nodes, pieces: list[Piece]) -> tuple[
     place_of = np.zeros(len(nodes.numbers), np.int32)
     place_of[ordered] = np.arange(len(ordered))
     numbers = [int(nodes.numbers[row]) for row in ordered]
-    names = tuple(str(document.tree["nodes"][number].get("name") or f"node{number}") for number in numbers)
+    names = tuple(text(document.tree["nodes"][number].get("name") or f"node{number}") for number in numbers)
     return names, place_of[np.concatenate(rows)]
 
 

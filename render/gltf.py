@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from render.checks import Flag
-from render.meshes import MAX_FACES, MeshError
+from render.meshes import MAX_FACES, MeshError, folder_of
 from render.textures import find_inside
 
 Json = dict[str, Any]
@@ -68,6 +68,23 @@ def open_document(path: Path, root: Path) -> Document:
             if not str(extension).startswith(_SUPPORTED_PREFIXES):
                 raise MeshError("unsupported", f"{path}: needs the glTF extension {extension}, which is not read; export it without.")
     return Document(path, root, tree, binary)
+
+
+def named_files(path: Path) -> list[Path | None]:
+    """The files that a document names for its buffers, then for its pictures, as reading it finds them; None for one that is not there.
+
+    Raises MeshError, OSError.
+    """
+    tree, _ = _parse(path)
+    with whole(path):
+        uris = [item.get("uri") for kind in ("buffers", "images") for item in tree.get(kind, ())]
+        named = [uri for uri in uris if isinstance(uri, str) and not uri.startswith("data:")]
+        return [find_inside(unquote(uri), path.parent, folder_of(path)) for uri in named]
+
+
+def text(value: object) -> str:
+    """A name of a document as it can be written anywhere: JSON may hold halves of characters, which UTF-8 has not."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _parse(path: Path) -> tuple[Json, bytes | None]:

@@ -15,6 +15,8 @@ from render.skinning import STATE, Nodes
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+# Nine hours of keys at 30 a second.
+_MAX_KEYS = 1_000_000
 _STEP, _LINEAR, _ARC, _SPLINE, _SPLINE_ROTATION = range(5)
 _MODES = {"STEP": _STEP, "LINEAR": _LINEAR, "CUBICSPLINE": _SPLINE}
 _PLACES = {"translation": (0, 3), "rotation": (3, 4), "scale": (7, 3)}
@@ -50,8 +52,13 @@ def _channels(animation: Json) -> list[Json]:
 
 def _times(document: Document, number: int, animation: int) -> Floats:
     if number not in document.times:
+        stored = document.tree["accessors"][number]
+        # what a few bytes can claim is looked at before it is filled in
+        if stored["type"] != "SCALAR" or int(stored["count"]) > _MAX_KEYS:
+            message = f"{document.path}: the key times of animation {animation} are not up to {_MAX_KEYS} numbers; export it again."
+            raise MeshError("unreadable", message)
         times = accessor(document, number).astype(np.float64)
-        if times.shape[1] != 1 or len(times) == 0 or not np.isfinite(times).all() or (np.diff(times[:, 0]) <= 0).any():
+        if len(times) == 0 or not np.isfinite(times).all() or (np.diff(times[:, 0]) <= 0).any():
             message = f"{document.path}: the key times of animation {animation} are none, not finite or do not rise; export it again."
             raise MeshError("unreadable", message)
         document.times[number] = times[:, 0]

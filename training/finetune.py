@@ -287,7 +287,7 @@ def _open(config: FinetuneConfig, dataset: Dataset) -> tuple[Task, Items]:
     items = divide(dataset, splits, config.validation, config.labels, task.categories, config.fit.seed, task.groups(dataset, train))
     if not len(items.test):
         raise ValueError(f"The dataset {dataset.uri} has nothing to test on in the split {config.test_split!r}: name another split.")
-    return task, replace(items, details=items.details | task.facts(dataset, items.labelled, config.viewing()))
+    return task, replace(items, details=items.details | task.facts(dataset, items, config.viewing()))
 
 
 def _prepare(task: Task, config: FinetuneConfig, dataset: Dataset, index: int, epoch: int) -> Sample:

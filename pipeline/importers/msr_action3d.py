@@ -55,8 +55,11 @@ def _length(file: Path) -> int:
         if file.suffix == ".npz":
             return ragged.length(file, "point_clouds")
         with open(file, "rb") as stream:
-            frames: int = _HEADER.unpack(stream.read(_HEADER.size))[0]
-        return frames
+            frames: int
+            frames, width, height = _HEADER.unpack(stream.read(_HEADER.size))
+        # a header may claim anything, and windows are counted by it
+        pixels: int = width * height
+        return frames if pixels and file.stat().st_size == _HEADER.size + 4 * frames * pixels else 0
     except (ragged.RaggedError, OSError, struct.error):
         return 0
 

@@ -48,7 +48,11 @@ def length(path: Path, name: str) -> int:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             shape, _, _ = _header(file)
-            return shape[0]
+            held = archive.getinfo(f"{name}.npy")
+        # deflate makes at most a thousand bytes of one, and an array takes two at least
+        if 2 * shape[0] > min(held.file_size, 1100 * path.stat().st_size, _LARGEST):
+            raise RaggedError(f"{name} claims {shape[0]} arrays, more than the file can hold")
+        return shape[0]
     except (*_BROKEN, KeyError, IndexError) as error:
         raise RaggedError(f"it is no whole .npz file with {name} ({error})") from None
 

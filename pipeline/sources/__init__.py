@@ -44,6 +44,15 @@ Source = Annotated[AnySource, Field(discriminator="kind")]
 
 def assets(source: AnySource) -> Iterator[Asset]:
     """The source's assets in a stated order, those included that it leaves out. Raises SourceError."""
+    for asset in _assets(source):
+        try:
+            f"{asset.uri}{asset.cls}".encode()
+        except UnicodeEncodeError:
+            asset = replace(asset, left_out="name that is not UTF-8")
+        yield asset
+
+
+def _assets(source: AnySource) -> Iterator[Asset]:
     if isinstance(source, FolderSource):
         return folder.assets(source)
     if isinstance(source, AnimatedSource):

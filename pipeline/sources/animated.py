@@ -76,6 +76,9 @@ def assets(source: AnimatedSource) -> Iterator[Asset]:
 
     if not source.path.is_dir():
         raise SourceError(f"{source.path} is no folder; give the folder that holds the {' and '.join(EXTENSIONS)} files.")
+    # what belongs to a file may have changed since, which its own size and time do not tell
+    _file_sha256.cache_clear()
+    _kept.clear()
     files = [uri for uri in _files(source.path) if _matches(source.files, uri) and not _matches(source.exclude, uri)]
     if not files:
         what = " or ".join(EXTENSIONS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.sources.asset import SPLITS, Asset, SourceError, Split
 from render.meshes import SUFFIXES as EXTENSIONS
-from render.meshes import Mesh, load
+from render.meshes import Mesh, MeshError, load
 
 
 class Labels(BaseModel):
@@ -178,24 +177,24 @@ def content_sha256(path: Path) -> str:
     return digests[0].hex() if len(digests) == 1 else hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: Path | None) -> bytes:
+    if path is None:
+        return bytes(32)
     try:
         return hashlib.sha256(path.read_bytes()).digest()
     except OSError:
         return bytes(32)
 
 
-def _references(path: Path, data: bytes) -> Iterator[Path]:
+def _references(path: Path, data: bytes) -> Iterator[Path | None]:
     suffix = path.suffix.lower()
-    if suffix == ".gltf":
+    if suffix in (".gltf", ".glb"):
+        from render.gltf import named_files
+
         try:
-            document = json.loads(data)
-            uris = [item.get("uri") for kind in ("buffers", "images") for item in document.get(kind, ())]
-        except (ValueError, AttributeError, TypeError):
+            yield from named_files(path)
+        except MeshError:
             return
-        for uri in uris:
-            if isinstance(uri, str) and not uri.startswith("data:"):
-                yield path.parent / uri
     elif suffix == ".obj":
         for name in _values(data, b"mtllib"):
             library = _named(path.parent, name)

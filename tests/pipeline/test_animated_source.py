@@ -1,5 +1,6 @@
 """Animated files as a source: which clips become assets, of which class, on which side."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from pipeline.plan import make_plan
 from pipeline.recipe import Recipe
 from pipeline.sources.animated import AnimatedSource, open_animated
 from pipeline.sources.asset import Asset, SourceError
-from render.animation import Clip
+from render.animation import Clip, load_animated
 from render.meshes import MeshError
 from tests.pipeline.clip_files import character
+from tests.render.gltf_files import TRIANGLE, Document
 
 
 @pytest.fixture
@@ -216,3 +218,27 @@ def test_the_clips_of_a_creature_stay_on_one_side_of_a_validation_split() -> Non
         sides.setdefault(uri.partition("#")[0], set()).add(split)
     assert all(len(found) == 1 for found in sides.values())
     assert {min(found) for found in sides.values()} == {"train", "val"}
+
+
+def test_a_file_beside_a_character_counts_at_the_next_look(zoo: Path) -> None:
+    tree = {"asset": {"version": "2.0"}, "images": [{"uri": "skin.png"}], "animations": [{"channels": [], "samplers": []}]}
+    (zoo / "odd").mkdir()
+    (zoo / "odd/a.gltf").write_text(json.dumps(tree))
+    digests = []
+    for content in ("red", "blue"):
+        (zoo / "odd/skin.png").write_text(content)
+        table = make_plan(recipe(zoo, files=["odd/*"])).table.to_pydict()
+        digests += table["sha256"]
+    assert len(set(digests)) == 2
+
+
+def test_names_that_cannot_be_written_cost_nothing_but_themselves(zoo: Path) -> None:
+    document = Document(nodes=[{"mesh": 0, "name": "arm \ud800"}], scenes=[{"nodes": [0]}])
+    document.mesh(TRIANGLE)
+    document.animate((0, "translation", [0, 1], [[0, 0, 0], [1, 0, 0]], "LINEAR"), name="walk \udc00")
+    document.save(zoo / "cats/Odd.glb")
+    assert load_animated(zoo / "cats/Odd.glb").node_names == ("arm ?",)
+    (zoo / "cats/Tim.glb").rename(os.fsdecode(os.fsencode(zoo) + b"/cats/T\xffm.glb"))
+    plan = make_plan(recipe(zoo, files=["cats/*"]))
+    assert plan.left_out == {"name that is not UTF-8": 5}
+    assert sorted(set(plan.table["class"].to_pylist())) == ["fall_down", "march", "stand", "vanish", "walk", "walk ?"]

@@ -387,6 +387,8 @@ def test_without_a_table_of_parts_the_nodes_are_parts(zoo: Path, tmp_path: Path)
         ({"views": {"depth": True}}, "frames in place of views"),
         ({"clips": {"frames": 0}}, "greater than or equal to 1"),
         ({"clips": {"points": "inside"}}, "surface"),
+        ({"clips": {"fps": float("inf")}}, "finite number"),
+        ({"clips": {"camera": {"orbit_deg": (0, float("nan"))}}}, "finite number"),
         ({"clips": None, "source": {"kind": "animated", "path": "x"}}, "is filmed"),
     ],
 )

@@ -1,6 +1,8 @@
 import csv
 import hashlib
+import json
 import re
+import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -220,3 +222,20 @@ def test_a_mesh_that_changes_at_equal_size_changes_the_inventory(tmp_path: Path)
         file.write_text(text)
         marks.append(inventory(source))
     assert marks[0] == marks[2] != marks[1]
+
+
+def test_a_gltfs_content_is_that_of_all_its_files(tmp_path: Path) -> None:
+    put(tmp_path, "my data.bin", content="numbers")
+    put(tmp_path, "Textures/skin.png", content="red")
+    tree = {"asset": {"version": "2.0"}, "buffers": [{"uri": "my%20data.bin"}], "images": [{"uri": "Textures/Skin.png"}]}
+    text = json.dumps(tree).encode()
+    (tmp_path / "x.gltf").write_bytes(text)
+    (tmp_path / "x.glb").write_bytes(struct.pack("<4sIIII", b"glTF", 2, 20 + len(text), len(text), 0x4E4F534A) + text)
+    for name in ("x.gltf", "x.glb"):
+        found = {folder.content_sha256(tmp_path / name)}
+        for other in ("my data.bin", "Textures/skin.png"):
+            before = (tmp_path / other).read_bytes()
+            put(tmp_path, other, content="changed")
+            found.add(folder.content_sha256(tmp_path / name))
+            (tmp_path / other).write_bytes(before)
+        assert len(found) == 3

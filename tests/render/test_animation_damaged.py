@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from render.animation import load_animated
+from render.animation import list_clips, load_animated
 from render.checks import REASONS
 from render.meshes import MeshError
 from tests.render.gltf_files import SHORT, TRIANGLE, UBYTE, UINT, Document, rigged
@@ -96,6 +97,27 @@ def test_a_damaged_clip_leaves_the_others_usable(tmp_path: Path) -> None:
     with pytest.raises(MeshError, match="animation 1 has values"):
         animated.pose(1, np.zeros(1))
     assert np.isfinite(animated.pose(2, np.zeros(1))).all()
+
+
+@pytest.mark.parametrize("kind", ["SCALAR", "MAT4"])
+def test_damaged_key_times_cost_their_clip_and_little_memory(tmp_path: Path, kind: str) -> None:
+    document = rigged(14)
+    document.tree["accessors"].append({"componentType": 5126, "count": 50_000_000, "type": kind})
+    document.tree["animations"][1]["samplers"][0]["input"] = len(document.tree["accessors"]) - 1
+    document.tree["animations"][2]["samplers"][1]["input"] = document.add([0.5, 0.5])
+    path = document.save(tmp_path / "a.glb")
+    tracemalloc.start()
+    try:
+        clips = list_clips(path)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
+    assert [clip.duration_s for clip in clips] == [2, 0, 0]
+    animated = load_animated(path)
+    for number in (1, 2):
+        with pytest.raises(MeshError, match=f"key times of animation {number}"):
+            animated.pose(number, np.zeros(1))
+    assert np.isfinite(animated.pose(0, np.zeros(1))).all()
 
 
 def test_bytes_changed_at_random_never_do_worse_than_an_error(tmp_path: Path) -> None:

@@ -71,6 +71,9 @@ def test_every_start_occurs_and_both_point_views_start_alike_as_often_as_counted
     assert abs((first[:, 0] == first[:, 1]).mean() - expected) < 4 * np.sqrt(expected / 4000)
     counts = np.array([((first[:, 0] == a) & (first[:, 1] == b)).sum() for a, b in pairs])
     assert ((counts - 4000 / len(pairs)) ** 2 / (4000 / len(pairs))).sum() < 110  # chi² of 60 degrees: 99.99 % lie below
+    # the images start anywhere that shares enough with both
+    for a, b, fitting in ((4, 4, range(9)), (0, 4, range(5)), (0, 0, range(5))):
+        assert set(first[(first[:, 0] == a) & (first[:, 1] == b), 2]) == set(fitting)
 
 
 def test_a_clip_as_long_as_a_view_is_seen_whole_by_every_stream() -> None:

@@ -134,7 +134,8 @@ def shortcut(module: CrossVideo | C2P, dataset: Dataset, indices: Indices, seed:
     """Frame retrieval between the objective's two streams of points on at most `most` clips of identical frames, and its chance, 1 / L.
 
     Values "shortcut", the mean over clips, "shortcut_start", the share of clips in which both streams start alike: what answering by the
-    place gives, and "shortcut_chance". The module should be in eval mode.
+    place gives, and "shortcut_chance"; the first is missing where no clip has corresponding frames, as a temporal stride may have it. The
+    module should be in eval mode.
     """
     device = next(module.parameters()).device
     samples = [module.prepare_still(dataset, int(index), seed) for index in indices[:most]]
@@ -144,4 +145,5 @@ def shortcut(module: CrossVideo | C2P, dataset: Dataset, indices: Indices, seed:
     found = [frame_hits(x.astype(np.float32), y.astype(np.float32), p[0], p[1]) for x, y, p in zip(a, b, partners, strict=True)]
     means = [float(scores.mean()) for scores in found if scores is not None]
     alike = [bool((p[0] == p[1]).all()) for p in partners]
-    return {"shortcut": float(np.mean(means)), "shortcut_start": float(np.mean(alike)), "shortcut_chance": 1 / a.shape[1]}
+    about = {"shortcut_start": float(np.mean(alike)), "shortcut_chance": 1 / a.shape[1]}
+    return {"shortcut": float(np.mean(means)), **about} if means else about

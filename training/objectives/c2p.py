@@ -161,6 +161,11 @@ class C2P(Trained):
         self.config = config
         self.encoder = build_encoder(encoder)
         spare_unread(self.encoder)
+        if len(self.encoder.frame_index(config.point_augment.frames)) < 2:
+            raise ValueError(
+                f"c2p tells frames of a clip apart, and the encoder makes one of {config.point_augment.frames}: "
+                "raise point_augment.frames or lower encoder.temporal_stride"
+            )
         width = self.encoder.frame_dim
         self.next_head = head(width, config.hidden, width) if config.forward else None
         self.previous_head = head(width, config.hidden, width) if config.backward else None

@@ -109,7 +109,8 @@ class CrossVideoConfig(BaseModel):
 
 def prepare(config: CrossVideoConfig, dataset: Dataset, index: int, seed: int, epoch: int, still: bool = False) -> Sample:
     """What one clip brings: points1, points2 (T, n, 3 + F) and, where they are used, images (T, 3, S, S), float32; frames and partners
-    (3, T) int64 as `clip_views.Drawn` has them; short, float32, 1 for a clip that had to be filled up; noise, an int64 scalar.
+    (3, T) int64 as `clip_views.Drawn` has them, a frame without a valid point a filling too; short, float32, 1 for a clip that had to be
+    filled up; noise, an int64 scalar.
 
     Every draw comes from (seed, epoch, the object's key). `still` shows the clip's first frame in the place of all others.
     """
@@ -119,9 +120,11 @@ def prepare(config: CrossVideoConfig, dataset: Dataset, index: int, seed: int, e
     if config.uses_images and len(frame_names(dataset, index)) != length:
         raise ValueError(f"The sample {key} of {dataset.uri} has {length} frames of points and another number of images: make it again.")
     drawn = draw_frames(length, augment, rng_for(seed, epoch, key, "frames"))
+    # A stored frame without a point of its own repeats another one: as a negative it would be told from itself.
+    standing = np.ones(length, bool) if valid is None else np.any(valid, axis=1)
     found: Sample = {
         "frames": drawn.frames,
-        "partners": drawn.partners,
+        "partners": np.where(standing[drawn.frames], drawn.partners, -1),
         "short": np.array(drawn.short, np.float32),
         "noise": np.array(key_for(seed, epoch, key), np.int64),
     }
@@ -170,7 +173,7 @@ class CrossVideo(Trained):
             self.image_encoder = build_encoder(config.image)
             self.image_video_head = head(self.image_encoder.feature_dim, config.hidden, config.projection)
             self.image_frame_head = head(self.image_encoder.frame_dim, config.hidden, config.projection)
-        # A head that no loss reads stays as it started; workers wait for the gradients of all others.
+        # What no loss reads stays as it started; workers wait for the gradients of all others.
         read = {
             "point_video_head": weights.intra_video + weights.cross_video,
             "point_frame_head": weights.intra_frame + weights.cross_frame,
@@ -180,6 +183,8 @@ class CrossVideo(Trained):
         for name, weight in read.items():
             if not weight and hasattr(self, name):
                 self.get_submodule(name).requires_grad_(False)
+        if self.image_encoder is not None and config.frame_feature == "pre" and not weights.cross_video:
+            self.image_encoder.transformer.requires_grad_(False)
 
     @property
     def feature_head(self) -> nn.Module:

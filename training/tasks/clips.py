@@ -27,6 +27,7 @@ from training.clip_views import (
     window,
 )
 from training.loop import FitConfig, OptimizerConfig, TrainingError
+from training.tasks.items import Items
 from training.tasks.layers import one_a_class
 from training.tasks.viewing import Viewing
 
@@ -97,17 +98,23 @@ def groups(dataset: Dataset, train: Frames) -> npt.NDArray[np.str_]:
     return np.array(found, np.str_)
 
 
-def short(dataset: Dataset, indices: Frames, viewing: Viewing) -> dict[str, Any]:
-    """How many of the samples have fewer frames than a view spans. ValueError where there are some and `short` is refuse."""
+def short(dataset: Dataset, items: Items, viewing: Viewing) -> dict[str, Any]:
+    """How many of the labelled items have fewer frames than a view spans. ValueError where `short` is refuse and an item of any split has:
+    a test clip would otherwise stop a training at its end."""
     augment = augment_of(viewing)
-    lengths = [len(dataset.load(index, ("json",))["json"]["clip"]["times_s"]) for index in indices.tolist()]
-    number = sum(length < augment.span for length in lengths)
-    if number and augment.short == "refuse":
-        raise ValueError(
-            f"{number} of {len(lengths)} training clips of {dataset.uri} have fewer frames than the {augment.span} of a view (the shortest "
-            f"{min(lengths)}): set augment.short to repeat or see fewer frames."
-        )
-    return {"training_clips_shorter_than_a_view": number}
+    parts = {"training": items.labelled}
+    if augment.short == "refuse":
+        parts |= {"validation": items.validation, "test": items.test}
+    numbers = {}
+    for name, indices in parts.items():
+        lengths = [len(dataset.load(index, ("json",))["json"]["clip"]["times_s"]) for index in indices.tolist()]
+        numbers[name] = sum(length < augment.span for length in lengths)
+        if numbers[name] and augment.short == "refuse":
+            raise ValueError(
+                f"{numbers[name]} of {len(lengths)} {name} clips of {dataset.uri} have fewer frames than the {augment.span} of a view (the "
+                f"shortest {min(lengths)}): set augment.short to repeat or see fewer frames."
+            )
+    return {"training_clips_shorter_than_a_view": numbers["training"]}
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -207,6 +214,6 @@ class ClipTask:
         """Whose each sample is, so that nobody stands on both sides of the validation cut."""
         return groups(dataset, train)
 
-    def facts(self, dataset: Dataset, labelled: Frames, viewing: Viewing) -> dict[str, Any]:
-        """What figures say of the training items beyond their number."""
-        return short(dataset, labelled, viewing)
+    def facts(self, dataset: Dataset, items: Items, viewing: Viewing) -> dict[str, Any]:
+        """What figures say of the items beyond their number. Raises ValueError for items that cannot be seen so."""
+        return short(dataset, items, viewing)

@@ -14,6 +14,7 @@ from pipeline.reader import Dataset
 from training.augment import PointAugment, augment_points, normalise, rng_for, take
 from training.batches import collate
 from training.loop import FitConfig, OptimizerConfig
+from training.tasks.items import Items
 from training.tasks.viewing import Item, Kept, Run, Viewing, Views
 
 
@@ -51,8 +52,8 @@ class CloudTask:
         """Clouds are nobody's."""
         return None
 
-    def facts(self, dataset: Dataset, labelled: npt.NDArray[np.int64], viewing: Viewing) -> dict[str, Any]:
-        """What figures say of the training items beyond their number."""
+    def facts(self, dataset: Dataset, items: Items, viewing: Viewing) -> dict[str, Any]:
+        """What figures say of the items beyond their number."""
         return {}
 
     def drawn(self, dataset: Dataset, index: int, viewing: Viewing, epoch: int) -> Item:

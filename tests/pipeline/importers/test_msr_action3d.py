@@ -1,5 +1,6 @@
 import os
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,13 @@ def test_a_recording_shorter_than_a_clip_is_never_dropped_in_silence(tmp_path: P
     assert longer.fillers.tolist() == [False] * 5 + [True] * 19
     np.testing.assert_array_equal(longer.frames[23], longer.frames[4])
     np.testing.assert_allclose(longer.times_s, np.arange(24) / 30)
+
+
+def test_a_length_that_a_file_cannot_hold_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.bin").write_bytes(struct.pack("<3I", 4_000_000_000, 320, 240))
+    write_object_npz(tmp_path / f"{NAME.replace('e03', 'e02')}.npz", pickle.dumps([]), 4_000_000_000)
+    found = list(assets(source(tmp_path, window=24)))
+    assert len(found) == 2
+    for asset in found:
+        with pytest.raises(RecordingError):
+            open_recording(source(tmp_path, window=24), asset.uri)

@@ -98,6 +98,8 @@ def test_answering_by_the_place_is_right_exactly_where_the_lists_start_alike() -
     assert found == {"shortcut": pytest.approx(0.4), "shortcut_start": pytest.approx(0.4), "shortcut_chance": 1 / 8}
     seeing = shortcut(ByPlace(lists, by_source=True), None, range(5), 0)  # type: ignore[arg-type]
     assert seeing["shortcut"] == 1
+    apart = lists[1:2, :, ::2]  # an encoder that halves the frames sees even ones of the one and odd ones of the other
+    assert shortcut(ByPlace(apart, by_source=True), None, [0], 0) == {"shortcut_start": 0, "shortcut_chance": 1 / 4}  # type: ignore[arg-type]
 
 
 # ---- the stage -------------------------------------------------------------------------------------------------------

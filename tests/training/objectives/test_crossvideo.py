@@ -96,6 +96,29 @@ def test_the_four_losses_are_their_formulas_over_the_modules_own_embeddings(data
     assert float(terms["frame_pairs"]) == pytest.approx(len(corresponding(*zf, 0, 1)) / 4)
 
 
+def test_the_point_side_of_the_cross_video_loss_is_the_mean_or_the_first_view(data: Dataset) -> None:
+    weights = {"intra_video": 0.0, "intra_frame": 0.0, "cross_frame": 0.0}
+    for points in ("mean", "view1"):
+        config = configured(weights=weights, cross_points=points)
+        module = module_of(config).double()
+        batch = {name: value.double() if value.is_floating_point() else value for name, value in batch_of(config, data, range(4)).items()}
+        z1, z2 = module.point_video_head(module.encoder(torch.cat([batch["points1"], batch["points2"]]))).chunk(2)
+        images = module.image_video_head(module.image_encoder(batch["images"]))  # type: ignore[misc]
+        expected = loss_by_loops(list(zip((z1 + z2) / 2 if points == "mean" else z1, images, strict=True)))
+        assert module(batch)[0].item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_each_stream_draws_its_own_dropout(data: Dataset) -> None:
+    config = configured(weights={"cross_video": 0.0, "cross_frame": 0.0})
+    module = module_of(config, dropout=0.5)
+    batch = batch_of(config, data, range(4))
+    seen: list[Tensor] = []
+    module.point_video_head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    module(batch | {"points2": batch["points1"]})
+    first, second = seen[0].chunk(2)
+    assert not torch.allclose(first, second)
+
+
 def pairs_of_frames(lengths: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Random frame pairs of clips with so many each: a, b (M, 6), clip (M,), moments (2M,), every second source frame."""
     count = sum(lengths)
@@ -202,6 +225,15 @@ def test_one_loss_alone_trains_its_own_heads(data: Dataset, term: str) -> None:
     assert (module.image_encoder is None) == term.startswith("intra")
 
 
+def test_frames_before_the_transformer_leave_no_parameter_waiting_for_a_gradient(data: Dataset) -> None:
+    for untrained in ({}, {"intra_video": 0.0}, {"cross_video": 0.0}, {"cross_video": 0.0, "intra_frame": 0.0}):
+        config = configured(frame_feature="pre", weights=untrained)
+        module = module_of(config)
+        module(batch_of(config, data, range(4)))[0].backward()
+        assert not [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None], untrained
+        assert (module.image_encoder.transformer.blocks[0].out.weight.grad is None) == ("cross_video" in untrained)  # type: ignore[union-attr]
+
+
 def test_settings_that_train_nothing_are_refused() -> None:
     with pytest.raises(ValidationError, match="nothing would be trained"):
         configured(weights=dict.fromkeys(HEADS, 0.0))
@@ -234,6 +266,17 @@ def test_what_a_clip_brings_is_a_function_of_seed_epoch_and_key(data: Dataset) -
     np.testing.assert_array_equal(first["points1"], without["points1"])
 
 
+def test_the_two_point_views_are_turned_scaled_and_sampled_each_for_itself(data: Dataset) -> None:
+    found = prepare(configured(point_augment=OBJECTIVE["point_augment"] | {"mode": "shared", "jitter_sigma": 0.0}), data, 3, 5, 7)
+    np.testing.assert_array_equal(found["frames"][0], found["frames"][1])
+    spans = [
+        np.linalg.norm(found[name].reshape(-1, 3) - found[name].reshape(-1, 3).mean(0), axis=1).max() for name in ("points1", "points2")
+    ]
+    assert abs(spans[0] - spans[1]) > 1e-3  # of another scale
+    heights = [np.unique(np.round(found[name][0][:, 1] / spans[number], 3)) for number, name in enumerate(("points1", "points2"))]
+    assert not np.array_equal(*heights)  # of other points: a turn about y keeps heights
+
+
 def test_points_and_images_of_a_source_frame_are_the_same_instant(data: Dataset) -> None:
     still = {"rotation": "none", "scale": [1.0, 1.0], "translate": 0.0, "jitter_sigma": 0.0, "normalise": "none", "count": None}
     plain = FramesAugment(size=16, crop=(1.0, 1.0), colours=0.0)
@@ -254,6 +297,18 @@ def test_short_clips_are_counted(tmp_path: Path) -> None:
     module = module_of(config)
     _, terms = module(batch_of(config, short, range(4)))
     assert float(terms["short"]) == 0.5
+
+
+def test_a_stored_frame_without_a_valid_point_corresponds_to_nothing(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configured(weights={"cross_video": 0.0, "cross_frame": 0.0})
+    plain = prepare(config, data, 0, 5, 0)["partners"]
+    clip = data.load(0, ("clip.npy",))["clip.npy"]
+    valid = np.ones(clip.shape[:2], bool)
+    valid[7], valid[8, 1:] = False, False
+    monkeypatch.setattr("training.objectives.crossvideo.read_clip", lambda *_: (clip, valid))
+    found = prepare(config, data, 0, 5, 0)["partners"]
+    assert (plain == 7).any()
+    np.testing.assert_array_equal(found, np.where(plain == 7, -1, plain))
 
 
 def test_clips_with_features_of_their_points(tmp_path: Path) -> None:

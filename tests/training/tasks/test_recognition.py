@@ -18,6 +18,7 @@ from training.finetune import FinetuneConfig, Finetuned, _score
 from training.loop import TrainingError
 from training.tasks import Recognition, RecognitionConfig, open_task
 from training.tasks.clips import windows
+from training.tasks.items import Items
 from training.tasks.viewing import Viewing
 
 
@@ -117,14 +118,20 @@ def test_training_windows_start_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["train", "test"])
 def test_clips_shorter_than_a_view_are_counted_or_refused(kind: str, tmp_path: Path) -> None:
     task, dataset = opened(write_clips(tmp_path, train=6, test=3, images=False, lengths=(16, 16, 5)))
-    assert task.facts(dataset, dataset.indices("train"), viewing()) == {"training_clips_shorter_than_a_view": 2}
+    train, test = dataset.indices("train"), dataset.indices("test")
+    items = Items(train, train, test[:0], test, {})
+    of_length = np.array([len(dataset.load(index, ("clip.npy",))["clip.npy"]) for index in train.tolist()])
+    assert task.facts(dataset, items, viewing()) == {"training_clips_shorter_than_a_view": 2}
     rows = scores(task, dataset, dataset.indices("test"))
     assert len(rows) == 3
     assert task.metrics(rows)[0].details["clips_shorter_than_a_view"] == 1
     if kind == "train":
         with pytest.raises(ValueError, match=r"2 of 6 training clips .* fewer frames than the 8 of a view \(the shortest 5\)"):
-            task.facts(dataset, dataset.indices("train"), viewing(short="refuse"))
+            task.facts(dataset, items, viewing(short="refuse"))
     else:
+        # not when the training is over
+        with pytest.raises(ValueError, match=r"1 of 3 test clips .* fewer frames than the 8 of a view"):
+            task.facts(dataset, Items(train, train[of_length == 16], test[:0], test, {}), viewing(short="refuse"))
         short = int(dataset.indices("test")[rows[:, 4] > 0][0])
         with pytest.raises(TrainingError, match="has 5 frames, fewer than the 8 of a view"):
             list(task.seen(dataset, short, viewing(short="refuse"), 0))
