@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.sources.asset import SPLITS, Asset, SourceError, Split
 from render.meshes import SUFFIXES as EXTENSIONS
-from render.meshes import Mesh, MeshError, load
+from render.meshes import Mesh, MeshError, folder_of, load
+from render.textures import find_inside
 
 
 class Labels(BaseModel):
@@ -217,8 +218,11 @@ def _named(folder: Path, name: str) -> Path:
     """The file that a reference means: the whole of it, or its last word after options."""
     name = name.replace("\\", "/")
     try:
-        whole = folder / name
-        return whole if whole.is_file() else folder / name.split()[-1]
+        whole, last = folder / name, folder / name.split()[-1]
+        if whole.is_file() or last.is_file():
+            return whole if whole.is_file() else last
+        # in another case, as the reader finds it
+        return find_inside(name, folder, folder_of(folder / "-")) or last
     except (OSError, ValueError, IndexError):
         return folder / "-"
 

@@ -239,3 +239,12 @@ def test_a_gltfs_content_is_that_of_all_its_files(tmp_path: Path) -> None:
             found.add(folder.content_sha256(tmp_path / name))
             (tmp_path / other).write_bytes(before)
         assert len(found) == 3
+
+
+def test_material_files_named_in_another_case_count_too(tmp_path: Path) -> None:
+    put(tmp_path, "x.obj", content="mtllib X.MTL\nv 0 0 0\n")
+    found = set()
+    for content in ("newmtl a\nKd 1 0 0\n", "newmtl a\nKd 0 1 0\n"):
+        put(tmp_path, "x.mtl", content=content)
+        found.add(folder.content_sha256(tmp_path / "x.obj"))
+    assert len(found) == 2
