@@ -17,6 +17,7 @@ points has the image nearest to its time.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections import Counter
@@ -110,7 +111,17 @@ def _opened(file: Path) -> Iterator[h5py.File]:
                 raise ValueError(f"{name} is a link")
             if isinstance(array := data[name], h5py.Dataset) and (array.is_virtual or array.external):
                 raise ValueError(f"{name} lies in another file")
+            if isinstance(array, h5py.Dataset) and not _stored(array):
+                raise ValueError(f"{name} claims more than the file holds")
         yield data
+
+
+def _stored(array: h5py.Dataset) -> bool:
+    """Whether every element is in the file: a header may claim any size, and what was never written would be made up as zeros."""
+    if array.chunks is None:
+        return bool(array.id.get_storage_size() >= array.size * array.dtype.itemsize)
+    wanted = math.prod(-(-length // part) for length, part in zip(array.shape, array.chunks, strict=True))
+    return bool(array.id.get_num_chunks() >= wanted)
 
 
 def _shape(file: Path, name: str) -> tuple[int, int, bool]:
@@ -190,7 +201,7 @@ def _images(options: RecordingSource, line: str, times_s: npt.NDArray[np.float64
 def _row_sha256(file: Path, row: int, size: int, mtime_ns: int) -> str:
     hasher = hashlib.sha256()
     with _opened(file) as data:
-        for name in sorted(data.keys()):
+        for name in sorted({"pcd", "center", *(label for label, _ in _LABELS.values())} & data.keys()):
             if isinstance(data[name], h5py.Dataset) and data[name].ndim and row < data[name].shape[0]:
                 hasher.update(name.encode())
                 for frame in np.atleast_1d(np.asarray(data[name][row])):

@@ -183,6 +183,8 @@ def open_recording(source: RecordingSource, uri: str) -> Recording:
         if recording.fillers is not None:
             fillers |= recording.fillers[rows]
         recording = recording.taken(rows.tolist(), fillers)
+        if recording.actions is not None:  # what was never recorded is no action to learn or to be right about
+            recording = replace(recording, actions=np.where(np.arange(source.fewest) >= frames, -1, recording.actions).astype(np.int16))
         times = recording.times_s + np.maximum(np.arange(source.fewest) - (frames - 1), 0) / recording.fps
         recording = replace(recording, times_s=times)
     return recording

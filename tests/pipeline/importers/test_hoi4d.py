@@ -172,3 +172,24 @@ def test_arrays_that_lie_in_another_file_are_not_followed(tmp_path: Path) -> Non
     for name in uris(source(tmp_path)):
         with pytest.raises(RecordingError, match=rf"fetch {name} again"):
             open_recording(source(tmp_path), name)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_rows_that_a_header_only_claims_are_not_believed(tmp_path: Path, chunked: bool) -> None:
+    with h5py.File(tmp_path / "train1.h5", "w") as file:
+        file.create_dataset("pcd", (10**9, 8, 8, 3), "f4", chunks=(1, 8, 8, 3) if chunked else None)
+    assert (tmp_path / "train1.h5").stat().st_size < 10_000
+    assert uris(source(tmp_path)) == ["train1.h5"]
+
+
+def test_compressed_rows_are_believed(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "train1.h5", "w") as file:
+        file.create_dataset("pcd", data=np.zeros((3, 8, 8, 3), "f4"), chunks=(1, 8, 8, 3), compression="gzip")
+    assert len(uris(source(tmp_path))) == 3
+
+
+def test_frames_that_fill_a_short_recording_up_have_no_action(tmp_path: Path) -> None:
+    arrays = write_hoi4d(tmp_path / "train1.h5", 1)
+    recording = open_recording(source(tmp_path, at_least=8, short="repeat_last"), "train1.h5#00000")
+    assert recording.actions is not None
+    np.testing.assert_array_equal(recording.actions, [*arrays["label"][0], -1, -1])
