@@ -136,12 +136,6 @@ def plain_frames(length: int, config: ClipAugment) -> Indices:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def load_clip(dataset: Dataset, index: int, frames: Indices | None, config: ClipAugment) -> Clip:
-    """(T, N, 3 + F) float32: `frames` of the stored clip, all if None, with the configured features. ValueError as `read_clip`."""
-    clip, _ = read_clip(dataset, index, config)
-    return clip if frames is None else clip[frames]
-
-
 def read_clip(dataset: Dataset, index: int, config: ClipAugment) -> tuple[Clip, NDArray[np.bool_] | None]:
     """All frames of a sample's clip (S, N, 3 + F) float32, and which points are more than a filling (S, N), None where all are.
 

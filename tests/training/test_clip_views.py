@@ -17,7 +17,6 @@ from training.clip_views import (
     augment_clip,
     choose_points,
     draw_frames,
-    load_clip,
     load_frames,
     move_clip,
     normalise_clip,
@@ -217,7 +216,7 @@ def test_reading_a_sample(tmp_path: Path, small_dataset: str) -> None:
     assert plain.shape == (16, 64, 3)
     assert valid is not None
     assert valid.mean() == 0.75
-    clip = load_clip(data, 0, np.array([3, 3, 5]), ClipAugment(features=("part", "height")))
+    clip = read_clip(data, 0, ClipAugment(features=("part", "height")))[0][[3, 3, 5]]
     np.testing.assert_array_equal(clip[:, :, :3], plain[[3, 3, 5]])
     assert set(clip[:, :, 3].ravel()) == {0, 1}
     frames = load_frames(data, 0, np.array([2, 9, 2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,18 +36,20 @@ def chosen(item: Item, per_point: tuple[str, ...], points: int | None, rng: np.r
     return {name: values[numbers] if name in per_point else values for name, values in item.items()}
 
 
-class CloudTask:
+class CloudTask(ABC):
     """What tasks of clouds share. per_point: members of an item that say something of each point."""
 
     per_point: ClassVar[tuple[str, ...]] = ("points",)
     video: ClassVar[bool] = False
     at_once: ClassVar[int] = 32
 
+    @abstractmethod
     def item(self, dataset: Dataset, index: int) -> Item:
-        raise NotImplementedError
+        """What the dataset says of an object, its cloud as it is stored."""
 
+    @abstractmethod
     def rows(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        raise NotImplementedError
+        """The scores of a batch, (B, row_width) float64."""
 
     def groups(self, dataset: Dataset, train: npt.NDArray[np.int64]) -> npt.NDArray[np.str_] | None:
         """Clouds are nobody's."""
@@ -85,7 +88,7 @@ class CloudTask:
         logits = torch.stack([sum((one / len(passes) for one in passes[1:]), passes[0] / len(passes)) for passes in kept])
         return self.rows(logits, {name: values.to(logits.device) for name, values in collate(items).items()})
 
-    def evidence(
+    def evidence(  # noqa: B027 - a task may have nothing to show
         self, run: Run, dataset: Dataset, test: npt.NDArray[np.int64], viewing: Viewing, folder: Path, device: torch.device
     ) -> None:
         """Leaves in `folder` what there is to look at; here nothing."""
