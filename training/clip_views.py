@@ -4,7 +4,8 @@ A clip is (T, N, 3 + F) float32, coordinates first, then the features that go wi
 list of source frames u (T,); `ClipAugment.mode` says how the lists hang together (forms ours, but for the thinning of frames by a step):
 
     window  u_l = o + g·l, o a multiple of g, drawn for each stream such that any two of them share at least T/2 source frames;
-            two frames correspond iff their source indices are equal
+            two frames correspond iff their source indices are equal. With an encoder that thins out time by a stride s, starts are
+            multiples of s·g apart, so that it keeps the same frames of all streams
     bins    the S source frames in T equal bins, one frame drawn from each; frames correspond iff their bins are equal
     shared  one window for all streams
 
@@ -96,11 +97,11 @@ def starts(length: int, config: ClipAugment) -> Indices:
     return config.step * np.arange(last + 1, dtype=np.int64)
 
 
-def draw_frames(length: int, config: ClipAugment, rng: Generator) -> Drawn:
-    """The frames of the three streams of a sample of `length` ≥ 1 source frames.
+def draw_frames(length: int, config: ClipAugment, rng: Generator, stride: int = 1) -> Drawn:
+    """The frames of the three streams of a sample of `length` ≥ 1 source frames, for an encoder of this temporal stride.
 
-    The pair of the point streams' starts is uniform over all pairs that share enough frames, the images' uniform over what fits both.
-    ValueError for a clip that is too short where `short` is "refuse".
+    The pair of the point streams' starts is uniform over all pairs that share enough frames and are whole strides apart, the images'
+    uniform over what fits both. ValueError for a clip that is too short where `short` is "refuse".
     """
     short = length < config.span
     if config.mode == "bins" and not short:
@@ -114,10 +115,12 @@ def draw_frames(length: int, config: ClipAugment, rng: Generator) -> Drawn:
     else:
         reach = config.frames // 2
         every = np.arange(last + 1)
-        fitting = np.minimum(every + reach, last) - np.maximum(every - reach, 0) + 1
+        before, after = np.minimum(every, reach) // stride, np.minimum(last - every, reach) // stride
+        fitting = before + after + 1
         first = int(rng.choice(last + 1, p=fitting / fitting.sum()))
-        second = int(rng.integers(max(first - reach, 0), min(first + reach, last) + 1))
-        third = int(rng.integers(max(first - reach, second - reach, 0), min(first + reach, second + reach, last) + 1))
+        second = first + stride * int(rng.integers(-before[first], after[first] + 1))
+        lowest, highest = max(first - reach, second - reach, 0), min(first + reach, second + reach, last)
+        third = first + stride * int(rng.integers(-((first - lowest) // stride), (highest - first) // stride + 1))
         chosen = [first, second, third]
     lists = np.stack([window(length, config, config.step * start) for start in chosen])
     repeated = np.diff(lists, axis=1, prepend=-1) == 0

@@ -128,7 +128,7 @@ def pretrain(
 
     done = fit(
         module,
-        functools.partial(prepare, config.objective, dataset, config.fit.seed),
+        functools.partial(prepare, config.objective, config.encoder, dataset, config.fit.seed),
         indices,
         config.fit,
         folder,

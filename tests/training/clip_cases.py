@@ -173,7 +173,7 @@ def gradients(world: World, folder: Path, data: str, config: dict[str, Any]) -> 
     source = Dataset.open(data)
     module = fresh(training).double().train()
     chosen = list(range(6))[world.share(6)]
-    samples = collate([prepare(training.objective, source, 3, index, 0) for index in chosen])
+    samples = collate([prepare(training.objective, training.encoder, source, 3, index, 0) for index in chosen])
     batch = {name: value.double() if value.is_floating_point() else value for name, value in samples.items()}
     wrapped = wrap(module, world)  # it must outlive the backward pass, in which it averages
     loss, _ = wrapped(batch)

@@ -75,6 +75,21 @@ def test_every_start_occurs_and_both_point_views_start_alike_as_often_as_counted
         assert set(first[(first[:, 0] == a) & (first[:, 1] == b), 2]) == set(fitting)
 
 
+@pytest.mark.parametrize(("stride", "step"), [(2, 1), (3, 1), (2, 2)])
+def test_views_for_an_encoder_that_thins_out_time_start_whole_strides_apart_anywhere(stride: int, step: int) -> None:
+    config = ClipAugment(frames=8, step=step)
+    length = 8 * step + config.span  # starts 0 to 8, in steps
+    found = [draw_frames(length, config, rng_for(0, number, "clip", "frames"), stride).frames for number in range(4000)]
+    first = np.array(found)[:, :, 0] // step
+    pairs = [(a, b) for a in range(9) for b in range(9) if abs(a - b) <= 4 and (a - b) % stride == 0]
+    counts = np.array([((first[:, 0] == a) & (first[:, 1] == b)).sum() for a, b in pairs])
+    assert counts.sum() == 4000
+    assert ((counts - 4000 / len(pairs)) ** 2 / (4000 / len(pairs))).sum() < 2 * len(pairs)
+    for a, b, fitting in ((4, 4, range(9)), (0, 0, range(5)), (8, 8, range(4, 9))):
+        thirds = set(first[(first[:, 0] == a) & (first[:, 1] == b), 2].tolist())
+        assert thirds == {start for start in fitting if (start - a) % stride == 0}
+
+
 def test_a_clip_as_long_as_a_view_is_seen_whole_by_every_stream() -> None:
     for drawn in draws(8, ClipAugment(frames=8), 5):
         np.testing.assert_array_equal(drawn.frames, np.tile(np.arange(8), (3, 1)))

@@ -13,6 +13,7 @@ from training.encoders.point_transformer import PointTransformer, PointTransform
 from training.encoders.pointnet import PointNet, PointNetConfig
 from training.encoders.pptr import PPTr, PPTrConfig
 from training.encoders.resnet import ResNet, ResNetConfig
+from training.encoders.tubes import TubeConfig
 from training.encoders.vit import ViT, ViTConfig
 
 CloudEncoder = PointNet | DGCNN | PointTransformer
@@ -82,6 +83,11 @@ def is_video(config: BaseModel) -> bool:
     return isinstance(config, P4TransformerConfig | PPTrConfig | P4UNetConfig)
 
 
+def temporal_stride(config: BaseModel) -> int:
+    """Input frames from one output frame of this configuration's encoder to the next."""
+    return config.temporal_stride if isinstance(config, TubeConfig) else 1
+
+
 __all__ = [
     "DGCNN",
     "CloudEncoder",
@@ -113,4 +119,5 @@ __all__ = [
     "VideoEncoderConfig",
     "build",
     "is_video",
+    "temporal_stride",
 ]

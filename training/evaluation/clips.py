@@ -111,7 +111,7 @@ def frame_retrieval(
     for start in range(0, len(indices), batch):
         chosen = [int(index) for index in indices[start : start + batch]]
         for still in (False, True):
-            samples = [prepare(config, dataset, index, seed, 0, still) for index in chosen]
+            samples = [prepare(config, dataset, index, seed, 0, still, module.stride) for index in chosen]
             tensors = {name: value.to(device) for name, value in collate(samples).items()}
             with torch.inference_mode():
                 streams, partners = module.frame_streams(tensors)
@@ -134,7 +134,7 @@ def shortcut(module: CrossVideo | C2P, dataset: Dataset, indices: Indices, seed:
     """Frame retrieval between the objective's two streams of points on at most `most` clips of identical frames, and its chance, 1 / L.
 
     Values "shortcut", the mean over clips, "shortcut_start", the share of clips in which both streams start alike: what answering by the
-    place gives, and "shortcut_chance"; the first is missing where no clip has corresponding frames, as a temporal stride may have it. The
+    place gives, and "shortcut_chance"; the first is missing where no clip has corresponding frames. The
     module should be in eval mode.
     """
     device = next(module.parameters()).device

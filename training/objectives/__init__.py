@@ -20,7 +20,15 @@ from torch import Tensor
 from pipeline.reader import Dataset
 from training import encoder_file
 from training.batches import Sample
-from training.encoders import P4TransformerConfig, P4UNetConfig, PointEncoderConfig, PointTransformerConfig, PPTrConfig, is_video
+from training.encoders import (
+    P4TransformerConfig,
+    P4UNetConfig,
+    PointEncoderConfig,
+    PointTransformerConfig,
+    PPTrConfig,
+    is_video,
+    temporal_stride,
+)
 from training.files import FileError
 from training.objectives import c2p, crossbert, crosspoint, crossvideo
 from training.objectives.c2p import C2P, C2PConfig
@@ -119,16 +127,21 @@ def build(config: CrossPointConfig | CrossBertConfig | CrossVideoConfig | C2PCon
 
 
 def prepare(
-    config: CrossPointConfig | CrossBertConfig | CrossVideoConfig | C2PConfig, dataset: Dataset, seed: int, index: int, epoch: int
+    config: CrossPointConfig | CrossBertConfig | CrossVideoConfig | C2PConfig,
+    encoder: PointEncoderConfig,
+    dataset: Dataset,
+    seed: int,
+    index: int,
+    epoch: int,
 ) -> Sample:
-    """What the object `index` brings to a step of an epoch."""
+    """What the object `index` brings to a step of an epoch in which an objective trains this encoder."""
     match config:
         case CrossPointConfig():
             return crosspoint.prepare(config, dataset, index, seed, epoch)
         case CrossBertConfig():
             return crossbert.prepare(config, dataset, index, seed, epoch)
         case CrossVideoConfig():
-            return crossvideo.prepare(config, dataset, index, seed, epoch)
+            return crossvideo.prepare(config, dataset, index, seed, epoch, stride=temporal_stride(encoder))
         case C2PConfig():
             return c2p.prepare(config, dataset, index, seed, epoch)
 

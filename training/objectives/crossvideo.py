@@ -17,7 +17,8 @@ views, geometric and temporal augmentation and MLP heads is reported of it. Mark
     L = λ1 L_PV + λ2 L_PF + λ3 L_XV + λ4 L_XF          NT: `training.losses.nt_pairs`, rows normalised first [inferred: CrossPoint's form]
 
 A frame whose source frame the other stream does not show is no anchor and no negative. With a temporal stride, output l of the point
-encoder stands for frame `frame_index[l]` of its view; image features are thinned alike. Without weight on the cross-modal losses no image
+encoder stands for frame `frame_index[l]` of its view; image features are thinned alike, and views of a clip start whole strides apart,
+without which about half of the clips would have no pair of frames. Without weight on the cross-modal losses no image
 branch is built, so clips without images can be trained on.
 
 Losses, negatives and batch statistics are those of the global batch of all workers. Frame features carry their position: see
@@ -40,7 +41,7 @@ from training.augment import FramesAugment, augment_frames, rng_for
 from training.batches import Sample
 from training.clip_views import ClipAugment, augment_clip, draw_frames, frame_names, load_frames, read_clip
 from training.distributed import gather
-from training.encoders import ImageVideo, ImageVideoConfig, P4UNet, VideoEncoder, VideoEncoderConfig
+from training.encoders import ImageVideo, ImageVideoConfig, P4UNet, VideoEncoder, VideoEncoderConfig, temporal_stride
 from training.encoders import build as build_encoder
 from training.loop import Trained
 from training.losses import nt_pairs
@@ -107,19 +108,20 @@ class CrossVideoConfig(BaseModel):
         return bool(self.weights.cross_video or self.weights.cross_frame)
 
 
-def prepare(config: CrossVideoConfig, dataset: Dataset, index: int, seed: int, epoch: int, still: bool = False) -> Sample:
+def prepare(config: CrossVideoConfig, dataset: Dataset, index: int, seed: int, epoch: int, still: bool = False, stride: int = 1) -> Sample:
     """What one clip brings: points1, points2 (T, n, 3 + F) and, where they are used, images (T, 3, S, S), float32; frames and partners
     (3, T) int64 as `clip_views.Drawn` has them, a frame without a valid point a filling too; short, float32, 1 for a clip that had to be
     filled up; noise, an int64 scalar.
 
-    Every draw comes from (seed, epoch, the object's key). `still` shows the clip's first frame in the place of all others.
+    Every draw comes from (seed, epoch, the object's key). `still` shows the clip's first frame in the place of all others;
+    `stride` is the encoder's over time.
     """
     key, augment = dataset.keys[index], config.point_augment
     clip, valid = read_clip(dataset, index, augment)
     length = len(clip)
     if config.uses_images and len(frame_names(dataset, index)) != length:
         raise ValueError(f"The sample {key} of {dataset.uri} has {length} frames of points and another number of images: make it again.")
-    drawn = draw_frames(length, augment, rng_for(seed, epoch, key, "frames"))
+    drawn = draw_frames(length, augment, rng_for(seed, epoch, key, "frames"), stride)
     # A stored frame without a point of its own repeats another one: as a negative it would be told from itself.
     standing = np.ones(length, bool) if valid is None else np.any(valid, axis=1)
     found: Sample = {
@@ -163,6 +165,7 @@ class CrossVideo(Trained):
     def __init__(self, config: CrossVideoConfig, encoder: VideoEncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.stride = temporal_stride(encoder)
         weights = config.weights
         self.encoder = build_encoder(encoder)
         spare_unread(self.encoder)
@@ -198,7 +201,7 @@ class CrossVideo(Trained):
 
     def prepare_still(self, dataset: Dataset, index: int, seed: int) -> Sample:
         """What a clip would bring if all its frames were its first, in epoch 0."""
-        return prepare(self.config, dataset, index, seed, 0, still=True)
+        return prepare(self.config, dataset, index, seed, 0, True, self.stride)
 
     def frame_pair(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Frame embeddings of the two point views, (B, L, projection), and their partners (B, 2, L)."""

@@ -20,6 +20,7 @@ from training.encoders import P4TransformerConfig
 from training.evaluation.clips import shortcut
 from training.evaluation.retrieval import hits
 from training.objectives import check_encoder
+from training.objectives import prepare as prepare_for
 from training.objectives.crossvideo import CrossVideo, CrossVideoConfig, contrast_frames, matches, prepare
 
 TAU = 0.07
@@ -289,6 +290,19 @@ def test_points_and_images_of_a_source_frame_are_the_same_instant(data: Dataset)
         mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
         images = (found["images"].transpose(0, 2, 3, 1) * std + mean) * 255
         np.testing.assert_allclose(images, np.stack([stored[f"f{t:03d}.png"] for t in found["frames"][2]]), atol=0.01)
+
+
+def test_every_clip_has_pairs_of_frames_in_every_pair_of_streams_where_the_encoder_thins_out_time(data: Dataset) -> None:
+    config = configured()
+    module = module_of(config, temporal_stride=2, padding=(1, 0))
+    thin = module.encoder.frame_index(8)
+    batch = collate([prepare_for(config, module.encoder.config, data, 5, index, epoch) for epoch in range(4) for index in range(12)])
+    for pair in ([0, 1], [0, 2], [1, 2]):
+        pairs = matches(batch["partners"][:, pair][:, :, thin]).sum((1, 2))
+        assert (pairs >= 2).all()
+        assert (pairs < 4).any()  # not by starting alike
+    still = collate([module.prepare_still(data, index, 5) for index in range(12)])
+    assert matches(still["partners"][:, :2, thin]).any((1, 2)).all()
 
 
 def test_short_clips_are_counted(tmp_path: Path) -> None:
