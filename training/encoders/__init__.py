@@ -54,8 +54,8 @@ def build(
     """The encoder of a configuration with random weights. It has the attribute `feature_dim`, the width of its features.
 
     An encoder of clouds or of point-cloud videos also has `point_features` and their width `point_dim`, an encoder of videos of either
-    kind `frame_features` of the width `frame_dim`, one of point-cloud videos `frame_index`, an image encoder `tokens` of the width
-    `feature_dim`.
+    kind `frame_features` and `frame_stages` of the width `frame_dim`, one of point-cloud videos `frame_index`, an image encoder `tokens`
+    of the width `feature_dim`.
     """
     match config:
         case PointNetConfig():

@@ -59,15 +59,22 @@ class ImageVideo(nn.Module):
     def frame_features(self, images: Tensor, keys: Tensor | None = None, stage: Literal["pre", "post"] = "post") -> Tensor:
         """Features of the frames, before or after the transformer: (B, T, frame_dim). Before it and without `time_term`, a frame's feature
         depends on that frame alone, up to the image encoder's batch statistics."""
+        x = self._entering(images, keys)
+        return x if stage == "pre" else self.transformer(x, keys)
+
+    def frame_stages(self, images: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What `frame_features` gives before and after the transformer, in one pass."""
+        x = self._entering(images, keys)
+        return x, self.transformer(x, keys)
+
+    def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
+        return self.frame_features(images, keys).amax(1)
+
+    def _entering(self, images: Tensor, keys: Tensor | None) -> Tensor:
         length = images.shape[1]
         if keys is not None:
             frame_keys = torch.stack([fold(keys, _FRAME_STREAM + t) for t in range(length)], dim=1).flatten()
         x: Tensor = self.project(self.image(images.flatten(0, 1), None if keys is None else frame_keys)).unflatten(0, (-1, length))
         if self.position is not None:
             x = x + self.position(time_steps(length, x, self.config.time_offset, keys if self.training else None)[..., None])
-        if stage == "post":
-            x = self.transformer(x, keys)
         return x
-
-    def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
-        return self.frame_features(images, keys).amax(1)

@@ -61,6 +61,11 @@ class P4Transformer(nn.Module):
         _, tokens = self.tubes(points, keys)
         return _of_frames(tokens) if stage == "pre" else self._after(tokens, keys)[1]
 
+    def frame_stages(self, points: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What `frame_features` gives before and after the transformer, in one pass."""
+        _, tokens = self.tubes(points, keys)
+        return _of_frames(tokens), self._after(tokens, keys)[1]
+
     def point_features(self, points: Tensor, keys: Tensor | None = None) -> Tensor:
         """Features of every point: (B, T, N, point_dim), those of the nearest anchors, the frame's, and the coordinates.
 

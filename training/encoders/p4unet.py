@@ -107,6 +107,11 @@ class P4UNet(nn.Module):
         top = self._down(points)[2]
         return top.amax(2) if stage == "pre" else self._mixed(top, keys).amax(2)
 
+    def frame_stages(self, points: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What `frame_features` gives before and after the transformer, in one pass."""
+        top = self._down(points)[2]
+        return top.amax(2), self._mixed(top, keys).amax(2)
+
     def point_features(self, points: Tensor, keys: Tensor | None = None) -> Tensor:
         """Features of every point: (B, T, N, point_dim)."""
         places, skips, top = self._down(points)

@@ -53,7 +53,12 @@ class PPTr(nn.Module):
     def frame_features(self, points: Tensor, keys: Tensor | None = None, stage: Stage = "post") -> Tensor:
         """Features of the output frames, before or after transformer₂: (B, L, frame_dim)."""
         _, tokens = self._grouped(points, keys)
-        return tokens.flatten(2, 3).max(2).values if stage == "pre" else self._after(tokens, keys)
+        return _of_frames(tokens) if stage == "pre" else self._after(tokens, keys)
+
+    def frame_stages(self, points: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What `frame_features` gives before and after transformer₂, in one pass."""
+        _, tokens = self._grouped(points, keys)
+        return _of_frames(tokens), self._after(tokens, keys)
 
     def point_features(self, points: Tensor, keys: Tensor | None = None) -> Tensor:
         """Features of every point: (B, T, N, point_dim), those of the nearest anchors after transformer₁, the frame's, and the
@@ -81,3 +86,8 @@ class PPTr(nn.Module):
         entering = groups.amax(2) if self.config.hierarchy == "frames" else groups.flatten(1, 2)
         leaving: Tensor = self.across(entering.relu(), keys)
         return leaving if self.config.hierarchy == "frames" else leaving.view_as(groups).amax(2)
+
+
+def _of_frames(tokens: Tensor) -> Tensor:
+    """(B, L, G, m, C) -> (B, L, C)."""
+    return tokens.flatten(2, 3).max(2).values

@@ -314,8 +314,10 @@ def spread(z: Tensor) -> Tensor:
 
 def _features(encoder: VideoEncoder | ImageVideo, videos: Tensor, keys: Tensor, stage: Literal["pre", "post"]) -> tuple[Tensor, Tensor]:
     """Features of videos (B, C) and of their frames (B, L, C) at a stage."""
-    last = encoder.frame_features(videos, keys)
-    frames = last if stage == "post" else encoder.frame_features(videos, keys, stage)
+    if stage == "post":
+        frames = last = encoder.frame_features(videos, keys)
+    else:
+        frames, last = encoder.frame_stages(videos, keys)
     return last.amax(1), frames
 
 

@@ -29,6 +29,7 @@ def test_features_are_those_of_each_frame_through_the_plain_transformer(config):
     close = {"rtol": 1e-9, "atol": 1e-9}
     torch.testing.assert_close(encoder.frame_features(images, stage="pre"), pre, **close)
     torch.testing.assert_close(encoder.frame_features(images), post, **close)
+    torch.testing.assert_close(encoder.frame_stages(images), (pre, post), **close)
     torch.testing.assert_close(encoder(images), post.max(1).values, **close)
     assert (encoder.feature_dim, encoder.frame_dim) == (6, 6)
 

@@ -40,6 +40,7 @@ def test_features_of_video_frames_and_points_are_those_of_plain_loops(columns):
     close = {"rtol": 1e-8, "atol": 1e-8}
     torch.testing.assert_close(encoder.frame_features(points, stage="pre"), h2.max(2).values, **close)
     torch.testing.assert_close(encoder.frame_features(points), z.max(2).values, **close)
+    torch.testing.assert_close(encoder.frame_stages(points), (h2.max(2).values, z.max(2).values), **close)
     torch.testing.assert_close(encoder(points), z.flatten(1, 2).max(1).values, **close)
 
     def up(number, places, above, features, skip):

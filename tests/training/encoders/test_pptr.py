@@ -43,6 +43,7 @@ def test_features_of_video_frames_and_points_are_those_of_plain_loops(changes):
     close = {"rtol": 1e-9, "atol": 1e-9}
     torch.testing.assert_close(encoder.frame_features(points, stage="pre"), pre, **close)
     torch.testing.assert_close(encoder.frame_features(points), post, **close)
+    torch.testing.assert_close(encoder.frame_stages(points), (pre, post), **close)
     torch.testing.assert_close(encoder(points), post.max(1).values, **close)
     found = encoder.point_features(points)
     assert found.shape == (2, 3, 24, encoder.point_dim)

@@ -235,6 +235,16 @@ def test_frames_before_the_transformer_leave_no_parameter_waiting_for_a_gradient
         assert (module.image_encoder.transformer.blocks[0].out.weight.grad is None) == ("cross_video" in untrained)  # type: ignore[union-attr]
 
 
+def test_features_from_before_the_transformer_cost_no_second_pass(data: Dataset) -> None:
+    config = configured(frame_feature="pre")
+    module = module_of(config)
+    passes: list[str] = []
+    module.encoder.tubes.conv.register_forward_hook(lambda *_: passes.append("points"))
+    module.image_encoder.image.register_forward_hook(lambda *_: passes.append("images"))  # type: ignore[union-attr]
+    module(batch_of(config, data, range(4)))
+    assert sorted(passes) == ["images", "points"]
+
+
 def test_settings_that_train_nothing_are_refused() -> None:
     with pytest.raises(ValidationError, match="nothing would be trained"):
         configured(weights=dict.fromkeys(HEADS, 0.0))
