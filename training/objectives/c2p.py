@@ -5,8 +5,10 @@ its released code computes it (methods-C, C.2.4).
 
     P, Q   the complete clip, and what an orbiting camera sees of it, both (B, T, N, 3 + F), with the same frames and the same movement
     s = y(Q), after the transformer over time;  t = x(P), before it        (B, L, C), one network, both take gradient
-    NCE(a, b) = mean over clips and l of − log softmax_m(a_l·b_m / τ)_l    rows of length 1, m over the frames of the same clip
+    NCE(a, b) = mean over clips of the mean over l of − log softmax_m(a_l·b_m / τ)_l    rows of length 1, m over the frames of the same clip
     L = w_d NCE(s, t) + w_f NCE(F(s_l), t_{l+1}) + w_b NCE(B(s_l), t_{l−1})        F, B: two MLPs
+
+A frame that repeats another one, since the clip is too short or the frame has no valid point, is neither an l nor an m [ours].
 
 The release uses the weights ½, ¼, ¼, for MSR-Action3D ½, ½, 0. `stop_gradient` keeps the teacher's side out of the gradient, as the
 release does not. The camera is the release's (120 × 180 pixels, focal length 150, from 15° to 165° or back, and up to 5° up or down on the
@@ -127,19 +129,24 @@ def visible(clip: Clip, camera: OrbitCamera, rng: Generator) -> NDArray[np.bool_
 
 
 def prepare(config: C2PConfig, dataset: Dataset, index: int, seed: int, epoch: int, still: bool = False) -> Sample:
-    """What one clip brings: complete, partial (T, n, 3 + F) float32; short, float32, 1 for a clip that had to be filled up; seen, float32,
-    the share of the points that the camera saw; noise, an int64 scalar. `still` shows the first frame in the place of all others.
+    """What one clip brings: complete, partial (T, n, 3 + F) float32; standing (T,) bool, the frames that do not repeat another one; short,
+    float32, 1 for a clip that had to be filled up; seen, float32, the share of the points that the camera saw; noise, an int64 scalar.
+    `still` shows the first frame in the place of all others.
 
     Every draw comes from (seed, epoch, the object's key).
     """
     key, augment = dataset.keys[index], config.point_augment
     clip, valid = read_clip(dataset, index, augment)
     drawn = draw_frames(len(clip), augment, rng_for(seed, epoch, key, "frames"))
+    standing = drawn.partners[0] >= 0
+    if valid is not None:
+        standing &= np.any(valid, axis=1)[drawn.frames[0]]
     frames = np.zeros_like(drawn.frames[0]) if still else drawn.frames[0]
     clip, known = clip[frames], np.ones(clip[frames].shape[:2], np.bool_) if valid is None else valid[frames]
     seen = visible(clip, config.camera, rng_for(seed, epoch, key, "camera")) & known
     moved = move_clip(clip, augment, rng_for(seed, epoch, key, "move"))
     found: Sample = {
+        "standing": standing,
         "short": np.array(drawn.short, np.float32),
         "seen": np.array(seen.sum() / known.sum(), np.float32),
         "noise": np.array(key_for(seed, epoch, key), np.int64),
@@ -175,10 +182,12 @@ class C2P(Trained):
         return prepare(self.config, dataset, index, seed, 0, still=True)
 
     def frame_pair(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Frame features of the partial and of the complete clips, (B, L, C), and their partners (B, 2, L)."""
+        """Frame features of the partial and of the complete clips, (B, L, C), and their partners (B, 2, L), −1 where none stands."""
         student = self.encoder.frame_features(batch["partial"], fold(batch["noise"], 0))
         teacher = self.encoder.frame_features(batch["complete"], fold(batch["noise"], 1), "pre")
-        return student, teacher, torch.arange(student.shape[1], device=student.device).expand(len(student), 2, -1)
+        standing = batch["standing"][:, self.encoder.frame_index(batch["partial"].shape[1]).to(student.device)]
+        places = torch.arange(student.shape[1], device=student.device)
+        return student, teacher, torch.where(standing, places, -1)[:, None].expand(-1, 2, -1)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """This rank's part of the batch to the loss of the whole batch, and its terms and monitors, detached.
@@ -186,16 +195,19 @@ class C2P(Trained):
         Monitors: embedding_std and frame_std, as CrossVideo's, of the partial clips' features; short; seen, the share of points.
         """
         config = self.config
-        student, teacher, _ = self.frame_pair(batch)
+        student, teacher, partners = self.frame_pair(batch)
+        standing = partners[:, 0] >= 0
         if config.stop_gradient:
             teacher = teacher.detach()
         losses: dict[str, tuple[float, Tensor]] = {}
         if config.distill:
-            losses["distill"] = config.distill, self._contrast(student, teacher)
+            losses["distill"] = config.distill, self._contrast(student, teacher, standing, standing)
         if self.next_head is not None:
-            losses["forward"] = config.forward, self._contrast(by_frame(self.next_head, student[:, :-1]), teacher[:, 1:])
+            ahead = by_frame(self.next_head, student[:, :-1])
+            losses["forward"] = config.forward, self._contrast(ahead, teacher[:, 1:], standing[:, :-1], standing[:, 1:])
         if self.previous_head is not None:
-            losses["backward"] = config.backward, self._contrast(by_frame(self.previous_head, student[:, 1:]), teacher[:, :-1])
+            back = by_frame(self.previous_head, student[:, 1:])
+            losses["backward"] = config.backward, self._contrast(back, teacher[:, :-1], standing[:, 1:], standing[:, :-1])
         loss = torch.stack([weight * value for weight, value in losses.values()]).sum()
         with torch.no_grad():
             rows = functional.normalize(gather(student.detach().float()), dim=2)
@@ -205,12 +217,16 @@ class C2P(Trained):
             terms["short"], terms["seen"] = gather(batch["short"]).mean(), gather(batch["seen"]).mean()
         return loss, terms
 
-    def _contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Mean over the global batch and frames of the cross entropy of each query (b, L, C) among the keys (b, L, C) of its clip."""
+    def _contrast(self, queries: Tensor, keys: Tensor, asking: Tensor, answering: Tensor) -> Tensor:
+        """Mean over the clips of the global batch of the mean cross entropy of their queries (b, L, C) among their keys (b, L, C); asking,
+        answering (b, L) bool: which of them stand. A clip without a standing pair is left out; 0 where all are."""
         wide = torch.promote_types(queries.dtype, torch.float32)
         with torch.autocast(queries.device.type, enabled=False):
             a, b = (functional.normalize(z.to(wide), dim=2) for z in (queries, keys))
-            scores = a @ b.transpose(1, 2) / self.config.temperature
-            target = torch.arange(scores.shape[1], device=scores.device).expand(len(scores), -1)
-            rows = functional.cross_entropy(scores.transpose(1, 2), target, reduction="none")
-        return gather(rows.mean(1)).mean()
+            places = torch.arange(a.shape[1], device=a.device)
+            negative = answering[:, None] | (places[:, None] == places)  # with its own key a row stays finite where it does not count
+            scores = (a @ b.transpose(1, 2) / self.config.temperature).masked_fill(~negative, -torch.inf)
+            rows = functional.cross_entropy(scores.transpose(1, 2), places.expand(len(scores), -1), reduction="none")
+        asked = asking & answering
+        means = rows.masked_fill(~asked, 0).sum(1) / asked.sum(1).clamp(min=1)
+        return gather(means).sum() / gather(asked.any(1).to(means.dtype)).sum().clamp(min=1)

@@ -1,6 +1,7 @@
 """C2P's module: its losses from their formula, what its camera sees, what a clip brings."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.reader import Dataset
-from tests.training.clip_cases import ENCODER
+from tests.training.clip_cases import ENCODER, write_clips
 from training.augment import rng_for
 from training.batches import collate
+from training.clip_views import draw_frames
 from training.encoders import P4TransformerConfig
 from training.noise import fold
 from training.objectives.c2p import C2P, C2PConfig, OrbitCamera, prepare, visible
@@ -36,40 +38,62 @@ def batch(clips_dataset: str) -> dict[str, Tensor]:
     return collate([prepare(configured(), data, index, 5, 0) for index in range(4)])
 
 
-def by_loops(queries: Tensor, keys: Tensor) -> float:
-    """Mean over clips and frames of the cross entropy among the clip's frames, in float64."""
-    found = []
+def by_loops(queries: Tensor, keys: Tensor, asking: Tensor | None = None, answering: Tensor | None = None) -> float:
+    """Mean over clips of the mean over frames of the cross entropy among the clip's frames, of those that stand alone, in float64."""
+    means = []
     for clip in range(len(queries)):
         a = [row / row.norm() for row in queries[clip].double()]
         b = [row / row.norm() for row in keys[clip].double()]
-        for place, row in enumerate(a):
-            scores = [math.exp((row @ other).item() / 0.07) for other in b]
-            found.append(-math.log(scores[place] / math.fsum(scores)))
-    return float(np.mean(found))
+        places = [place for place in range(len(b)) if answering is None or answering[clip, place]]
+        found = []
+        for place in places:
+            if asking is None or asking[clip, place]:
+                scores = {other: math.exp((a[place] @ b[other]).item() / 0.07) for other in places}
+                found.append(-math.log(scores[place] / math.fsum(scores.values())))
+        means += [np.mean(found)] if found else []
+    return float(np.mean(means))
 
 
-def test_the_losses_are_their_formulas(batch: dict[str, Tensor]) -> None:
+# the last three frames fill up; no valid point in two frames; one frame alone, which no other follows; none at all
+GAPS = [[1, 1, 1, 1, 1, 0, 0, 0], [1, 0, 1, 1, 1, 1, 0, 1], [0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("standing", [[[1] * 8] * 4, GAPS], ids=["whole", "gaps"])
+def test_the_losses_are_their_formulas_over_frames_that_repeat_no_other(batch: dict[str, Tensor], standing: list[list[int]]) -> None:
     module = module_of(configured()).double()
     wide = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+    assert batch["standing"].all()
+    stand = wide["standing"] = torch.tensor(standing, dtype=torch.bool)
     loss, terms = module(wide)
     student = module.encoder.frame_features(wide["partial"], fold(wide["noise"], 0))
     teacher = module.encoder.frame_features(wide["complete"], fold(wide["noise"], 1), stage="pre")
     following = module.next_head(student[:, :-1].flatten(0, 1)).view(4, 7, -1)  # type: ignore[misc]
     before = module.previous_head(student[:, 1:].flatten(0, 1)).view(4, 7, -1)  # type: ignore[misc]
     expected = {
-        "distill": by_loops(student, teacher),
-        "forward": by_loops(following, teacher[:, 1:]),
-        "backward": by_loops(before, teacher[:, :-1]),
+        "distill": by_loops(student, teacher, stand, stand),
+        "forward": by_loops(following, teacher[:, 1:], stand[:, :-1], stand[:, 1:]),
+        "backward": by_loops(before, teacher[:, :-1], stand[:, 1:], stand[:, :-1]),
     }
     for name, value in expected.items():
         assert terms[f"loss_{name}"].item() == pytest.approx(value, abs=1e-9), name
     assert loss.item() == pytest.approx(0.5 * expected["distill"] + 0.25 * (expected["forward"] + expected["backward"]), abs=1e-9)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+    assert module.frame_pair(wide)[2].tolist() == [[[place if one else -1 for place, one in enumerate(row)]] * 2 for row in standing]
+
+
+def test_clips_of_fillings_alone_cost_nothing_and_pull_nowhere(batch: dict[str, Tensor]) -> None:
+    module = module_of(configured())
+    loss, _ = module(batch | {"standing": torch.zeros(4, 8, dtype=torch.bool)})
+    loss.backward()
+    assert loss.item() == 0
+    assert not any(p.grad.any() for p in module.parameters() if p.grad is not None)
 
 
 def test_collapsed_frames_give_the_log_of_their_number() -> None:
     module = module_of(configured())
-    same = torch.ones(3, 8, 5)
-    assert module._contrast(same, same).item() == pytest.approx(math.log(8), abs=1e-6)
+    same, all_stand = torch.ones(3, 8, 5), torch.ones(3, 8, dtype=torch.bool)
+    assert module._contrast(same, same, all_stand, all_stand).item() == pytest.approx(math.log(8), abs=1e-6)
 
 
 def test_the_teacher_takes_gradient_unless_it_is_stopped(batch: dict[str, Tensor]) -> None:
@@ -194,8 +218,27 @@ def test_the_partial_clip_is_part_of_the_complete_one_in_the_same_frames_and_mov
         assert not np.array_equal(found["partial"], other["partial"])
 
 
+def test_frames_that_fill_up_a_clip_or_have_no_valid_point_do_not_stand(
+    tmp_path: Path, clips_dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = Dataset.open(write_clips(tmp_path, train=2, test=0, lengths=(5, 8)))
+    lengths = [len(short.load(index, ("clip.npy",))["clip.npy"]) for index in range(2)]
+    for index, length in enumerate(lengths):
+        assert prepare(configured(), short, index, 0, 0)["standing"].tolist() == [True] * length + [False] * (8 - length)
+    data = Dataset.open(clips_dataset)
+    clip = data.load(0, ("clip.npy",))["clip.npy"]
+    valid = np.ones(clip.shape[:2], bool)
+    valid[7], valid[8, 1:] = False, False
+    monkeypatch.setattr("training.objectives.c2p.read_clip", lambda *_: (clip, valid))
+    drawn = draw_frames(16, configured().point_augment, rng_for(0, 3, data.keys[0], "frames")).frames[0]
+    assert (drawn == 7).any()
+    for still in (False, True):
+        np.testing.assert_array_equal(prepare(configured(), data, 0, 0, 3, still)["standing"], drawn != 7)
+
+
 def test_length_of_rows_does_not_matter() -> None:
     module = module_of(configured())
     a, b = torch.randn(2, 3, 8, 5, generator=torch.Generator().manual_seed(0))
-    expected = module._contrast(a, b)
-    torch.testing.assert_close(module._contrast(4 * a, functional.normalize(b, dim=2)), expected)
+    stand = torch.ones(3, 8, dtype=torch.bool)
+    expected = module._contrast(a, b, stand, stand)
+    torch.testing.assert_close(module._contrast(4 * a, functional.normalize(b, dim=2), stand, stand), expected)
