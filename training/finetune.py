@@ -207,7 +207,7 @@ def finetune(
         rows = _score(module, config, dataset, items.validation, world)
         if not (rows[:, 1] > 0).any():
             return {}
-        rows = rows[rows[:, 1] > 0]
+        rows = rows[task.counted(rows)]
         found = {metric.name: metric.value for metric in task.metrics(rows)}
         loss = float(rows[:, 0].sum() / rows[:, 1].sum())
         best.offer(epoch + 1, (next(iter(found.values())), -loss), module)
@@ -344,8 +344,8 @@ def _figures(
     found = []
     for votes in dict.fromkeys((0, config.votes)):
         rows = _score(module, config, dataset, items.test, world, votes)
-        use = rows[:, 1] > 0
-        if not use.any():
+        use = module.task.counted(rows)
+        if not (rows[:, 1] > 0).any():
             raise TrainingError(f"No item of the split {config.test_split!r} of {dataset.uri} has labels that the training knows.")
         keys = [dataset.keys[i] for i in items.test[use].tolist()]
         about = {

@@ -217,3 +217,7 @@ class ClipTask:
     def facts(self, dataset: Dataset, items: Items, viewing: Viewing) -> dict[str, Any]:
         """What figures say of the items beyond their number. Raises ValueError for items that cannot be seen so."""
         return short(dataset, items, viewing)
+
+    def counted(self, rows: npt.NDArray[np.float64]) -> Flags:
+        """Which rows (n, row_width) of scored items enter the figures, (n,): those with a label."""
+        return np.asarray(rows[:, 1] > 0)

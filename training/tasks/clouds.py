@@ -59,6 +59,10 @@ class CloudTask(ABC):
         """What figures say of the items beyond their number."""
         return {}
 
+    def counted(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """Which rows (n, row_width) of scored items enter the figures, (n,): those with a label."""
+        return np.asarray(rows[:, 1] > 0)
+
     def drawn(self, dataset: Dataset, index: int, viewing: Viewing, epoch: int) -> Item:
         """What an object brings to a step: a view of it, a function of (seed, epoch, key)."""
         augment = viewing.augment

@@ -173,6 +173,10 @@ class PointSegmentation(clips.ClipTask):
         rows[:, 2] = rows[:, 2].clamp(max=1)
         return rows
 
+    def counted(self, rows: npt.NDArray[np.float64]) -> clips.Flags:
+        """Which rows enter the figures: those with a point in a union, if only an ignored one in that of what it is called."""
+        return np.asarray(rows[:, 3:].any(axis=1))
+
     def metrics(self, rows: npt.NDArray[np.float64]) -> list[Metric]:
         """mIoU and the share of points that are called right, of scored clips.
 

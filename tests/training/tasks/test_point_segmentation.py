@@ -14,8 +14,9 @@ from tests.training.finetune_cases import VIDEO_CONFIG
 from training.clip_views import ClipAugment
 from training.distributed import World
 from training.evaluation.miou import confusion, mean_iou
-from training.finetune import FinetuneConfig, Finetuned, _score
+from training.finetune import FinetuneConfig, Finetuned, _figures, _score
 from training.tasks import PointSegmentation, PointSegmentationConfig, open_task
+from training.tasks.items import Items
 from training.tasks.viewing import Viewing
 
 
@@ -98,6 +99,36 @@ def test_miou_is_that_of_all_points_of_the_split_together(ignored: tuple[str, ..
     constant[:, task.commonest] = matrix.sum(1)
     assert miou.chance == pytest.approx(mean_iou(constant, [count], absent, points))
     assert len(miou.scores) == len(dataset.indices("test"))
+
+
+@pytest.mark.parametrize("points", ["left_out", "in_union"])
+def test_a_clip_of_ignored_points_alone_counts_in_unions_as_ignored_points_of_other_clips_do(
+    points: Any, labelled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = Dataset.open(labelled)
+    test = dataset.indices("test")
+    plain = PointSegmentation.labels
+
+    def labels(task: PointSegmentation, dataset: Dataset, index: int, valid: Any) -> Any:
+        found = plain(task, dataset, index, valid)
+        return np.where((index == test[0]) & (found >= 0), 2, found)  # the first test clip: ignored points and fillings
+
+    monkeypatch.setattr(PointSegmentation, "labels", labels)
+    families = tuple(np.unique(dataset.classes).tolist())
+    task = PointSegmentation(PointSegmentationConfig(ignored_points=points), ("arm", "body"), 0, families)
+    config = FinetuneConfig.model_validate(VIDEO_CONFIG | {"task": task.config.model_dump(), "augment": {"frames": 4}, "points": None})
+    module = Finetuned(task, PlaceEncoder(), 1).eval()
+    matrix = np.zeros((3, 3), int)
+    for index in test.tolist():
+        for sample in task.seen(dataset, index, config.viewing(), 0):
+            with torch.no_grad():
+                called = module.head(torch.from_numpy(sample["points"])).argmax(-1).numpy()
+            matrix += confusion(sample["label"], called, 3)
+    assert matrix[2].any()
+    miou, _ = _figures(module, config, dataset, Items(test[:0], test[:0], test[:0], test, {}), World(), "random", "")
+    assert miou.value == pytest.approx(mean_iou(matrix, [2], points=points))
+    assert miou.n == len(test) - (points == "left_out")
+    assert miou.details["test_items_without_labels"] == (points == "left_out")
 
 
 def test_the_loss_is_the_mean_over_labelled_points() -> None:
