@@ -274,7 +274,7 @@ def plain_image(image: NDArray[np.uint8], config: ImageAugment) -> NDArray[np.fl
 class FramesAugment(ImageAugment):
     """One random view of an image video: one crop, one change of colours and one flip for all of its frames.
 
-    Not mirrored by default, since the points of the same clip are not.
+    Not mirrored by default, and not for CrossVideo, since the points of the same clip are not.
     """
 
     crop: tuple[float, float] = Field(default=(0.6, 1.0), description="range of the share of the area that a crop keeps")

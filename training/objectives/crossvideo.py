@@ -95,12 +95,14 @@ class CrossVideoConfig(BaseModel):
         return over(_POINTS, value)
 
     @model_validator(mode="after")
-    def _trains(self) -> CrossVideoConfig:
+    def _possible(self) -> CrossVideoConfig:
         weights = self.weights
         if not any(weights.model_dump().values()):
             raise ValueError("weights are all 0: nothing would be trained")
         if self.frame_feature == "pre" and not (weights.intra_video or weights.cross_video):
             raise ValueError("frame_feature is pre and no video loss has a weight: nothing would train the transformer over time")
+        if self.image_augment.flip:
+            raise ValueError("image_augment.flip mirrors images, and left is not right in the points of the same clip: leave it 0")
         return self
 
     @property

@@ -254,6 +254,11 @@ def test_settings_that_train_nothing_are_refused() -> None:
         check_encoder(configured(point_augment={"features": ["height"]}), P4TransformerConfig.model_validate(ENCODER))
 
 
+def test_mirrored_images_are_refused_for_their_points_are_not_mirrored() -> None:
+    with pytest.raises(ValidationError, match=r"image_augment\.flip mirrors images, .* leave it 0"):
+        configured(image_augment={"size": 16, "flip": 0.5})
+
+
 def test_the_published_size_is_kept_where_a_file_changes_one_thing() -> None:
     config = CrossVideoConfig.model_validate({"point_augment": {"step": 2}})
     assert config.point_augment == ClipAugment(frames=100, count=2048, step=2, normalise="none", angle=0.05 * math.pi)
