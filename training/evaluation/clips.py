@@ -131,14 +131,15 @@ def frame_retrieval(
 
 
 def shortcut(module: CrossVideo | C2P, dataset: Dataset, indices: Indices, seed: int, most: int = 16) -> dict[str, float]:
-    """Frame retrieval between the objective's two streams of points on at most `most` clips of identical frames, and its chance, 1 / L.
+    """Frame retrieval between the objective's two streams of points on clips of identical frames, and its chance, 1 / L.
 
-    Values "shortcut", the mean over clips, "shortcut_start", the share of clips in which both streams start alike: what answering by the
-    place gives, and "shortcut_chance"; the first is missing where no clip has corresponding frames. The
-    module should be in eval mode.
+    The clips are at most `most` of `indices`, drawn by the seed. Values "shortcut", the mean over clips, "shortcut_start", the share of
+    clips in which both streams start alike: what answering by the place gives, and "shortcut_chance"; the first is missing where no clip
+    has corresponding frames. The module should be in eval mode.
     """
     device = next(module.parameters()).device
-    samples = [module.prepare_still(dataset, int(index), seed) for index in indices[:most]]
+    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(np.asarray(indices))[:most]  # neighbours in a split are alike
+    samples = [module.prepare_still(dataset, int(index), seed) for index in chosen]
     batch = {name: value.to(device) for name, value in collate(samples).items()}
     with torch.no_grad():
         a, b, partners = (x.cpu().numpy() for x in module.frame_pair(batch))

@@ -77,11 +77,13 @@ class ByPlace:
 
     def __init__(self, lists: np.ndarray, by_source: bool) -> None:
         self.lists, self.by_source = lists, by_source
+        self.asked: list[int] = []
 
     def parameters(self) -> Any:
         return iter([torch.zeros(1)])
 
     def prepare_still(self, _: Dataset, index: int, seed: int) -> dict[str, np.ndarray]:
+        self.asked.append(index)
         return {"partners": self.lists[index]}
 
     def frame_pair(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,6 +102,20 @@ def test_answering_by_the_place_is_right_exactly_where_the_lists_start_alike() -
     assert seeing["shortcut"] == 1
     apart = lists[1:2, :, ::2]  # an encoder that halves the frames sees even ones of the one and odd ones of the other
     assert shortcut(ByPlace(apart, by_source=True), None, [0], 0) == {"shortcut_start": 0, "shortcut_chance": 1 / 4}  # type: ignore[arg-type]
+
+
+def test_the_shortcut_is_looked_for_in_clips_of_the_whole_split_the_same_after_each_epoch() -> None:
+    lists = np.array([[np.arange(8), np.arange(8)]] * 100)
+    asked = []
+    for seed in (0, 0, 1):
+        module = ByPlace(lists, by_source=True)
+        shortcut(module, None, np.arange(100), seed)  # type: ignore[arg-type]
+        asked.append(module.asked)
+    assert asked[0] == asked[1] != asked[2]
+    for chosen in asked:
+        assert len(set(chosen)) == 16
+        assert min(chosen) < 30
+        assert max(chosen) >= 70
 
 
 # ---- the stage -------------------------------------------------------------------------------------------------------
