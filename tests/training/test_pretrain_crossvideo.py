@@ -100,6 +100,8 @@ UNET = {
 ARMS: dict[str, dict[str, Any]] = {
     "all": {"objective": OBJECTIVE},
     "strided": {"encoder": {**ENCODER, "temporal_stride": 2, "padding": [1, 0]}, "objective": OBJECTIVE | {"frame_negatives": "video"}},
+    "pre": {"objective": OBJECTIVE | {"frame_feature": "pre"}},
+    "bins": {"objective": OBJECTIVE | {"point_augment": OBJECTIVE["point_augment"] | {"mode": "bins"}}},
     "points": {"objective": OBJECTIVE | {"weights": NONE, "exclude_window": 1}},
     "one-loss": {"objective": OBJECTIVE | {"weights": {"intra_video": 0.0, "intra_frame": 0.0, "cross_video": 0.0}}},
     "cross-video": {"objective": OBJECTIVE | {"weights": {"intra_video": 0.0, "intra_frame": 0.0, "cross_frame": 0.0}}},

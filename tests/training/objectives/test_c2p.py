@@ -218,6 +218,17 @@ def test_the_partial_clip_is_part_of_the_complete_one_in_the_same_frames_and_mov
         assert not np.array_equal(found["partial"], other["partial"])
 
 
+def test_a_still_clip_shows_points_of_its_first_frame_alone(clips_dataset: str) -> None:
+    data = Dataset.open(clips_dataset)
+    unmoved = {"rotation": "none", "scale": [1.0, 1.0], "translate": 0.0, "jitter_sigma": 0.0, "normalise": "none"}
+    config = configured(point_augment={"frames": 8, "count": 48, **unmoved})
+    first = {row.tobytes() for row in data.load(2, ("clip.npy",))["clip.npy"][0]}
+    still, moving = module_of(config).prepare_still(data, 2, 5), prepare(config, data, 2, 5, 0)
+    for name in ("complete", "partial"):
+        assert {row.tobytes() for frame in still[name] for row in frame} <= first
+        assert not {row.tobytes() for row in moving[name][-1]} & first
+
+
 def test_frames_that_fill_up_a_clip_or_have_no_valid_point_do_not_stand(
     tmp_path: Path, clips_dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,22 +58,30 @@ def loss_by_loops(pairs: list[tuple[Tensor, Tensor]]) -> float:
     return total / (2 * count)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_the_four_losses_are_their_formulas_over_the_modules_own_embeddings(data: Dataset, stride: int) -> None:
-    config = configured(weights={"intra_video": 1.0, "intra_frame": 0.5, "cross_video": 2.0, "cross_frame": 3.0})
+@pytest.mark.parametrize(
+    ("stride", "mode", "feature"),
+    [(1, "window", "post"), (2, "window", "post"), (1, "window", "pre"), (1, "bins", "post"), (2, "bins", "pre")],
+)
+def test_the_four_losses_are_their_formulas_over_the_modules_own_embeddings(data: Dataset, stride: int, mode: str, feature: Any) -> None:
+    config = configured(
+        weights={"intra_video": 1.0, "intra_frame": 0.5, "cross_video": 2.0, "cross_frame": 3.0},
+        point_augment=OBJECTIVE["point_augment"] | {"mode": mode},
+        frame_feature=feature,
+    )
     module = module_of(config, temporal_stride=stride, padding=(1, 0) if stride == 2 else (1, 1)).double()
     batch = {name: value.double() if value.is_floating_point() else value for name, value in batch_of(config, data, range(4)).items()}
     loss, terms = module(batch)
     # the module's own embeddings, of one batch of both views, since they share batch statistics
-    y = module.encoder.frame_features(torch.cat([batch["points1"], batch["points2"]]))
-    x = module.image_encoder.frame_features(batch["images"])  # type: ignore[union-attr]
-    zv = module.point_video_head(y.amax(1)).chunk(2)
+    clips = torch.cat([batch["points1"], batch["points2"]])
+    zv = module.point_video_head(module.encoder(clips)).chunk(2)
+    iv = module.image_video_head(module.image_encoder(batch["images"]))  # type: ignore[misc]
+    y = module.encoder.frame_features(clips, stage=feature)
+    x = module.image_encoder.frame_features(batch["images"], stage=feature)  # type: ignore[union-attr]
     zf = module.point_frame_head(y.flatten(0, 1)).view(8, y.shape[1], -1).chunk(2)
-    iv = module.image_video_head(x.amax(1))
     every = range(0, 8, stride)  # the frames that the encoder's outputs stand for
     kept = x[:, list(every)]
     fi = module.image_frame_head(kept.flatten(0, 1)).view(4, len(every), -1)
-    lists = batch["partners"].tolist()
+    lists = [[list(range(8))] * 3] * 4 if mode == "bins" else batch["frames"].tolist()
 
     def corresponding(a: Tensor, b: Tensor, one: int, two: int) -> list[tuple[Tensor, Tensor]]:
         return [
@@ -318,6 +326,23 @@ def test_every_clip_has_pairs_of_frames_in_every_pair_of_streams_where_the_encod
         assert (pairs < 4).any()  # not by starting alike
     still = collate([module.prepare_still(data, index, 5) for index in range(12)])
     assert matches(still["partners"][:, :2, thin]).any((1, 2)).all()
+
+
+def test_a_still_clip_shows_its_first_frame_in_the_places_of_those_drawn(data: Dataset) -> None:
+    unmoved = {"rotation": "none", "scale": [1.0, 1.0], "translate": 0.0, "jitter_sigma": 0.0, "normalise": "none", "count": None}
+    config = configured(point_augment={"frames": 8, **unmoved}, image_augment={"size": 16, "crop": [1.0, 1.0], "colours": 0.0})
+    moving = prepare(config, data, 3, 5, 0)
+    clip = data.load(3, ("clip.npy",))["clip.npy"]
+    for found in (prepare(config, data, 3, 5, 0, still=True), module_of(config).prepare_still(data, 3, 5)):
+        np.testing.assert_array_equal(found["points1"], np.repeat(clip[:1], 8, axis=0))
+        np.testing.assert_array_equal(found["points2"], np.repeat(clip[:1], 8, axis=0))
+        assert (found["images"] == found["images"][0]).all()
+        # which frames correspond is what it was
+        np.testing.assert_array_equal(found["frames"], moving["frames"])
+        np.testing.assert_array_equal(found["partners"], moving["partners"])
+    assert (moving["images"] != moving["images"][0]).any()
+    first = prepare(config.model_copy(update={"point_augment": config.point_augment.model_copy(update={"frames": 16})}), data, 3, 5, 0)
+    np.testing.assert_array_equal(found["images"][0], first["images"][0])  # a view of the whole clip begins with its first frame
 
 
 def test_short_clips_are_counted(tmp_path: Path) -> None:
