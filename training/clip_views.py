@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.reader import Dataset
-from training.augment import random_rotation, rotation_y
+from training.augment import random_rotation, rng_for, rotation_y
 
 Clip = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -185,13 +185,11 @@ def load_frames(dataset: Dataset, index: int, frames: Indices) -> list[NDArray[n
 # ---- space -----------------------------------------------------------------------------------------------------------
 
 
-def choose_points(
-    shape: tuple[int, int], count: int | None, rng: Generator | None = None, valid: NDArray[np.bool_] | None = None
-) -> Indices:
+def choose_points(shape: tuple[int, int], count: int | None, rng: Generator, valid: NDArray[np.bool_] | None = None) -> Indices:
     """Which points of each of T frames of N points are seen, (T, count) int64; all, in their order, if `count` is None.
 
     Drawn for each frame without replacement, from the valid points first; where there are fewer than `count`, each is seen once and the
-    missing ones are drawn from them again. Without `rng` the first points, repeated in order.
+    missing ones are drawn from them again.
     """
     frames, points = shape
     if count is None:
@@ -199,9 +197,7 @@ def choose_points(
     chosen = np.empty((frames, count), np.int64)
     for frame in range(frames):
         known = np.arange(points) if valid is None or not valid[frame].any() else np.flatnonzero(valid[frame])
-        if rng is None:
-            chosen[frame] = known[np.arange(count) % len(known)]
-        elif len(known) >= count:
+        if len(known) >= count:
             chosen[frame] = rng.choice(known, count, replace=False)
         else:
             chosen[frame] = np.concatenate([known, rng.choice(known, count - len(known))])
@@ -262,7 +258,13 @@ def augment_clip(clip: Clip, config: ClipAugment, rng: Generator, valid: NDArray
     return move_clip(take_points(clip, choose_points(clip.shape[:2], config.count, rng, valid)), config, rng)
 
 
-def plain_clip(clip: Clip, config: ClipAugment, valid: NDArray[np.bool_] | None = None) -> Clip:
-    """The frames as `augment_clip` would return them without its random steps: the first `count` points of each, normalised."""
-    seen = take_points(clip, choose_points(clip.shape[:2], config.count, None, valid))
-    return normalise_clip(seen) if config.normalise == "clip" else seen
+def plain_clip(clip: Clip, frames: Indices, config: ClipAugment, key: str, valid: NDArray[np.bool_] | None = None) -> tuple[Clip, Indices]:
+    """These source frames (T,) of a clip (S, N, 3 + F) as they are scored, (T, n, 3 + F), without movement; and their points (T, n).
+
+    The points are drawn by the clip's key and the first frame, for stored ones may stand in an order, as that of a sensor's list.
+    """
+    shown = clip[frames]
+    rng = rng_for(0, int(frames[0]), key, "scored")
+    chosen = choose_points(shown.shape[:2], config.count, rng, None if valid is None else valid[frames])
+    seen = take_points(shown, chosen)
+    return normalise_clip(seen) if config.normalise == "clip" else seen, chosen

@@ -199,12 +199,24 @@ def test_features_go_with_their_points_and_stay_as_they_are() -> None:
 def test_valid_points_are_seen_before_fillings_and_each_at_least_once() -> None:
     valid = np.zeros((2, 40), bool)
     valid[0, :25], valid[1, :4] = True, True
-    for rng in (rng_for(0, 0, "c", "a"), None):
-        chosen = choose_points((2, 40), 10, rng, valid)
-        assert (chosen[0] < 25).all()
-        assert len(set(chosen[0].tolist())) == 10
-        assert set(chosen[1].tolist()) == {0, 1, 2, 3}
-    assert plain_clip(random_clip(2), ClipAugment(count=50)).shape == (2, 50, 3)
+    chosen = choose_points((2, 40), 10, rng_for(0, 0, "c", "a"), valid)
+    assert (chosen[0] < 25).all()
+    assert len(set(chosen[0].tolist())) == 10
+    assert set(chosen[1].tolist()) == {0, 1, 2, 3}
+
+
+def test_what_is_scored_are_points_drawn_by_the_clips_key_that_nothing_moves() -> None:
+    clip, frames, valid = random_clip(), np.array([1, 3, 3]), np.ones((6, 40), bool)
+    valid[3, 12:] = False
+    config = ClipAugment(count=10, normalise="none")
+    seen, points = plain_clip(clip, frames, config, "c", valid)
+    np.testing.assert_array_equal(seen, clip[frames[:, None], points])
+    assert all(len(set(row)) == 10 for row in points.tolist())
+    assert (points[1:] < 12).all()
+    assert points[0].max() >= 12
+    np.testing.assert_array_equal(plain_clip(clip, frames, config, "c", valid)[1], points)
+    assert not np.array_equal(plain_clip(clip, frames, config, "d", valid)[1], points)
+    assert plain_clip(clip, frames, ClipAugment(count=50), "c")[0].shape == (3, 50, 3)
 
 
 def test_the_argument_stays_and_the_draw_is_a_function_of_the_generator() -> None:

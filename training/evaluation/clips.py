@@ -1,8 +1,9 @@
 """Clips in evaluation: frozen views of point-cloud and image videos, frames found again inside their clip, and the index shortcut.
 
-A clip is seen through its middle window (`clip_views.plain_frames`), normalised as in the training. Frames are looked for inside their
-own clip: of the frames that one stream shows, the one of the same source frame as the other stream's. For that the two streams show windows
-drawn as in training, by (seed, key): with the same window for both, a frame's place would be answer enough. Chance is k of the L frames.
+A clip is seen through its middle window (`clip_views.plain_frames`), its points drawn by its key, normalised as in the training. Frames
+are looked for inside their own clip: of the frames that one stream shows, the one of the same source frame as the other stream's. For that
+the two streams show windows drawn as in training, by (seed, key): with the same window for both, a frame's place would be answer enough.
+Chance is k of the L frames.
 
 The index shortcut is what is left when there is nothing to see: frame retrieval on clips all of whose frames are the first one. An encoder
 that answers by a frame's place alone finds its partner exactly where both windows start alike.
@@ -44,8 +45,7 @@ def clips(dataset: Dataset, indices: Indices, view: ClipAugment, turned: int | N
         clip, valid = read_clip(dataset, index, view)
         if short is not None and len(clip) < view.span:
             short.append(dataset.keys[index])
-        frames = plain_frames(len(clip), view)
-        plain = plain_clip(clip[frames], view, None if valid is None else valid[frames])
+        plain, _ = plain_clip(clip, plain_frames(len(clip), view), view, dataset.keys[index], valid)
         yield plain if turned is None else turn_clip(plain, turned, dataset.keys[index])
 
 

@@ -40,7 +40,9 @@ class EvaluateConfig(BaseModel):
 
     protocols: tuple[Protocol, ...] = ("svm", "knn", "fewshot", "retrieval")
     turned: tuple[bool, ...] = Field(default=(False, True), min_length=1, description="clouds as they are, turned at random, or both")
-    points: int | None = Field(default=None, ge=1, description="first points of each cloud or frame; if not given, all, or the view's")
+    points: int | None = Field(
+        default=None, ge=1, description="of each cloud the first, of each frame drawn by the clip's key; if not given, all, or the view's"
+    )
     normalise: bool = Field(default=True, description="mean to the origin, largest norm to 1; the paper leaves stored clouds as they are")
     clips: ClipAugment | None = Field(default=None, description="how an encoder of clips sees them; as in its pretraining if not given")
     batch: int = Field(default=32, ge=1, description="clouds, clips or images at a time; no figure depends on it")

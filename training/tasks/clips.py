@@ -20,7 +20,7 @@ from training.clip_views import (
     choose_points,
     draw_frames,
     move_clip,
-    normalise_clip,
+    plain_clip,
     plain_frames,
     read_clip,
     take_points,
@@ -147,11 +147,8 @@ def drawn(dataset: Dataset, index: int, viewing: Viewing, epoch: int) -> tuple[C
 
 
 def plain(stored: Stored, frames: Frames, augment: ClipAugment) -> tuple[Clip, Frames]:
-    """The clip of these frames as it is scored, (T, n, 3 + F), and its points (T, n), drawn by the clip's key and the first frame."""
-    valid = None if stored.valid is None else stored.valid[frames]
-    points = choose_points(stored.clip[frames].shape[:2], augment.count, rng_for(0, int(frames[0]), stored.key, "scored"), valid)
-    clip = take_points(stored.clip[frames], points)
-    return normalise_clip(clip) if augment.normalise == "clip" else clip, points
+    """`clip_views.plain_clip` of a stored clip."""
+    return plain_clip(stored.clip, frames, augment, stored.key, stored.valid)
 
 
 def windows(length: int, augment: ClipAugment, number: int) -> list[Frames]:
