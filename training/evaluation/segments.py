@@ -1,4 +1,4 @@
-"""How well runs of actions over time are found: frame accuracy, edit score, F1 at overlaps.
+"""How well runs of actions over time are found: edit score, F1 at overlaps.
 
 Sequences are (T,) integers, a label a frame. A segment is a longest run [start, end) of one label; labels of `background` have none.
 
@@ -46,13 +46,6 @@ def segments(sequence: Labels, background: Collection[int] = (), end: End = "fix
     ends = np.append(starts[1:], len(values) - (end == "legacy"))[: len(starts)]
     kept = ~np.isin(values[starts], list(background))
     return Segments(values[starts][kept], starts[kept], ends[kept])
-
-
-def frame_accuracy(truth: list[Labels], predicted: list[Labels]) -> float:
-    """The share of frames of all sequences together whose label is right; nan without frames."""
-    right = sum(int((np.asarray(a) == np.asarray(b)).sum()) for a, b in zip(truth, predicted, strict=True))
-    frames = sum(map(len, truth))
-    return right / frames if frames else float("nan")
 
 
 def edit_score(truth: Labels, predicted: Labels, background: Collection[int] = ()) -> float:

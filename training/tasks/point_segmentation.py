@@ -3,11 +3,13 @@
     h = encoder.point_features(window) (B, T, N, D);  logits = head(h) (B, T, N, K)
     loss = mean over the labelled points of the global batch of the cross-entropy
 
-For scores a clip is cut into windows in which each of its frames counts once. mIoU is that of the confusion matrix of all points of the
-split together (`training.evaluation.miou`); it chooses the epoch. The labels are the names in parts.npy that points of the training split
-have, less those of `ignored`, which the head cannot give: their points count nowhere, or, as in a public evaluation of HOI4D, in the
-union of what they are called. Points without a label, with one that training never saw, and those that only fill a frame up count nowhere.
-Chance is the commonest label everywhere.
+    IoU_c = both_c / (true_c + called_c − both_c)        points that are c and called so, that are c, that are called c
+
+For scores a clip is cut into windows in which each of its frames counts once. mIoU is the mean of the IoU of all points of the split
+together; it chooses the epoch. A label without a true point is left out of the mean (as for HOI4D) or counts as 0 (as for Synthia). The
+labels are the names in parts.npy that points of the training split have, less those of `ignored`, which the head cannot give: their points
+count nowhere, or, as in a public evaluation of HOI4D (methods-C, C.4.2), in the union of what they are called. Points without a label, with
+one that training never saw, and those that only fill a frame up count nowhere. Chance is the commonest label everywhere.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ from torch import Tensor, nn
 from pipeline.reader import Dataset
 from training.batches import collate
 from training.clip_views import ClipAugment, take_points
-from training.evaluation.miou import Absent, IgnoredPoints
 from training.files import write_json
 from training.loop import FitConfig
 from training.tasks import clips
@@ -48,8 +49,12 @@ class PointSegmentationConfig(BaseModel):
     dropout: float = Field(default=0.5, ge=0, lt=1, description="after each hidden layer")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ignored: tuple[str, ...] = Field(default=(), description="labels that are none, as of noise")
-    ignored_points: IgnoredPoints = Field(default="left_out", description="in_union: points of ignored labels make IoU smaller")
-    absent: Absent = Field(default="exclude", description="labels without a test point leave the mean (HOI4D), or are 0 in it (Synthia)")
+    ignored_points: Literal["left_out", "in_union"] = Field(
+        default="left_out", description="in_union: points of ignored labels make IoU smaller"
+    )
+    absent: Literal["exclude", "zero"] = Field(
+        default="exclude", description="labels without a test point leave the mean (HOI4D), or are 0 in it (Synthia)"
+    )
 
     def default_fit(self) -> FitConfig:
         """As for HOI4D's semantic segmentation."""

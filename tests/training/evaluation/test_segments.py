@@ -5,14 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from training.evaluation.segments import THRESHOLDS, edit_score, f1, frame_accuracy, hits, segments
+from training.evaluation.segments import THRESHOLDS, edit_score, f1, hits, segments
 
-# truth, prediction: accuracy, edit score, TP, FP, FN at every threshold with fixed and with legacy ends
+# truth, prediction: edit score, TP, FP, FN at every threshold with fixed and with legacy ends
 TABLE = [
-    ([0] * 4 + [1] * 5 + [2], [0] * 4 + [1] * 5 + [2], 1.0, 1.0, (3, 0, 0), (2, 1, 1)),
-    ([0] * 8 + [1] * 2, [0] * 9 + [1], 0.9, 1.0, (2, 0, 0), (1, 1, 1)),
-    ([0] * 5 + [1] * 5, [0] * 3 + [1] * 2 + [0] + [1] * 4, 0.7, 0.5, (2, 2, 0), (2, 2, 0)),
-    ([0] * 6 + [1] * 4, [0] * 10, 0.6, 0.5, (1, 0, 1), (1, 0, 1)),
+    ([0] * 4 + [1] * 5 + [2], [0] * 4 + [1] * 5 + [2], 1.0, (3, 0, 0), (2, 1, 1)),
+    ([0] * 8 + [1] * 2, [0] * 9 + [1], 1.0, (2, 0, 0), (1, 1, 1)),
+    ([0] * 5 + [1] * 5, [0] * 3 + [1] * 2 + [0] + [1] * 4, 0.5, (2, 2, 0), (2, 2, 0)),
+    ([0] * 6 + [1] * 4, [0] * 10, 0.5, (1, 0, 1), (1, 0, 1)),
 ]
 
 
@@ -20,12 +20,9 @@ def drawn(rng: np.random.Generator, classes: int = 4, frames: int = 30) -> np.nd
     return np.repeat(rng.integers(classes, size=frames), rng.integers(1, 7, size=frames))[:frames]
 
 
-@pytest.mark.parametrize(("truth", "prediction", "accuracy", "edit", "fixed", "legacy"), TABLE)
-def test_the_checked_table(
-    truth: list[int], prediction: list[int], accuracy: float, edit: float, fixed: tuple[int, ...], legacy: tuple[int, ...]
-) -> None:
+@pytest.mark.parametrize(("truth", "prediction", "edit", "fixed", "legacy"), TABLE)
+def test_the_checked_table(truth: list[int], prediction: list[int], edit: float, fixed: tuple[int, ...], legacy: tuple[int, ...]) -> None:
     t, p = np.array(truth), np.array(prediction)
-    assert frame_accuracy([t], [p]) == pytest.approx(accuracy)
     assert edit_score(t, p) == pytest.approx(edit)
     assert hits(t, p).tolist() == [list(fixed)] * 3
     assert hits(t, p, end="legacy").tolist() == [list(legacy)] * 3
@@ -34,7 +31,6 @@ def test_the_checked_table(
 def test_a_perfect_prediction_has_every_figure_at_its_top() -> None:
     rng = np.random.default_rng(0)
     sequences = [drawn(rng) for _ in range(20)]
-    assert frame_accuracy(sequences, sequences) == 1
     assert {edit_score(s, s) for s in sequences} == {1.0}
     assert f1(sum(hits(s, s) for s in sequences)).tolist() == [1.0] * 3
 
@@ -108,10 +104,6 @@ def test_sequences_without_segments_are_alike() -> None:
     assert hits(nothing, nothing + 1, background=[0]).tolist() == [[0, 1, 0]] * 3
     assert f1(np.zeros((3, 3), int)).tolist() == [0.0] * 3
     assert len(segments(np.empty(0, int))) == 0
-
-
-def test_accuracy_counts_frames_and_not_sequences() -> None:
-    assert frame_accuracy([np.zeros(9, int), np.zeros(1, int)], [np.zeros(9, int), np.ones(1, int)]) == 0.9
 
 
 def test_f1_is_the_harmonic_mean_of_precision_and_recall() -> None:

@@ -13,7 +13,6 @@ from tests.training.clip_cases import write_clips
 from tests.training.finetune_cases import VIDEO_CONFIG
 from training.clip_views import ClipAugment
 from training.distributed import World
-from training.evaluation.miou import confusion, mean_iou
 from training.finetune import FinetuneConfig, Finetuned, _figures, _score
 from training.tasks import PointSegmentation, PointSegmentationConfig, open_task
 from training.tasks.items import Items
@@ -65,6 +64,39 @@ def test_points_that_fill_up_and_frames_that_repeat_have_no_label(labelled: str)
     assert (item["label"] >= 0).any(axis=1).tolist() == [True] * len(stored) + [False] * (16 - len(stored))
 
 
+def mean_iou(truth: np.ndarray, called: np.ndarray, count: int, absent: str, points: str) -> float:
+    """Of points, label by label; truth −1: none, `count`: an ignored one."""
+    known = (truth >= 0) & ((truth < count) | (points == "in_union"))
+    found = []
+    for label in range(count):
+        so, so_called = truth[known] == label, called[known] == label
+        if so.any() or absent == "zero":
+            found.append((so & so_called).sum() / max((so | so_called).sum(), 1))
+    return float(np.mean(found))
+
+
+def figure(truth: list[int], called: list[int], names: tuple[str, ...], **config: Any) -> float:
+    """mIoU of one clip of these points."""
+    task = PointSegmentation(PointSegmentationConfig(**config), names, 0, ("x",))
+    batch = {"label": torch.tensor(truth)[None, None], "short": torch.tensor([False])}
+    logits = nn.functional.one_hot(torch.tensor(called), len(names)).float()[None, None]
+    return task.metrics(task.scored([[task.kept(logits, batch)[0]]], []).numpy())[0].value
+
+
+def test_a_label_without_true_points_is_left_out_or_is_zero() -> None:
+    truth, called, names = [0, 0, 1, 1, -1], [0, 2, 1, 1, 1], ("a", "b", "c", "d")
+    assert figure(truth, called, names) == pytest.approx((1 / 2 + 1) / 2)
+    assert figure(truth, called, names, absent="zero") == pytest.approx((1 / 2 + 1) / 4)
+
+
+def test_points_of_ignored_labels_count_nowhere_or_in_the_union_of_what_they_are_called() -> None:
+    truth, called, names = [2, 2, 0, 0, 1, 1], [0, 1, 0, 0, 1, 0], ("a", "b")
+    assert figure(truth, called, names) == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert figure(truth, called, names, ignored_points="in_union") == pytest.approx((2 / 4 + 1 / 3) / 2)
+    # an ignored label is no absent one
+    assert figure(truth, called, names, absent="zero") == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
 @pytest.mark.parametrize("ignored", [(), ("body",)])
 @pytest.mark.parametrize("points", ["left_out", "in_union"])
 @pytest.mark.parametrize("absent", ["exclude", "zero"])
@@ -80,24 +112,23 @@ def test_miou_is_that_of_all_points_of_the_split_together(ignored: tuple[str, ..
     config = FinetuneConfig.model_validate(VIDEO_CONFIG | {"task": task.config.model_dump(), "augment": {"frames": 4}, "points": None})
     module = Finetuned(task, PlaceEncoder(), 1).eval()
     count = len(task.names)
-    matrix = np.zeros((count + 1, count + 1), int)
-    right = known = 0
+    labels, answers = [], []
     for index in dataset.indices("test").tolist():
         for sample in task.seen(dataset, index, config.viewing(), 0):
             with torch.no_grad():
                 called = module.head(torch.from_numpy(sample["points"])).argmax(-1).numpy()
-            matrix += confusion(sample["label"], called, count + 1)
-            right += int((sample["label"] == called).sum())
-            known += int(((sample["label"] >= 0) & (sample["label"] < count)).sum())
+            labels.append(sample["label"].ravel())
+            answers.append(called.ravel())
+    truth, answer = np.concatenate(labels), np.concatenate(answers)
+    known = (truth >= 0) & (truth < count)
     rows = _score(module, config, dataset, dataset.indices("test"), World())
     miou, accuracy = task.metrics(rows)
-    assert miou.value == pytest.approx(mean_iou(matrix, [count], absent, points))
-    assert accuracy.value == pytest.approx(right / known)
-    assert rows[:, 1].sum() == known
+    assert miou.value == pytest.approx(mean_iou(truth, answer, count, absent, points))
+    assert accuracy.value == pytest.approx((truth == answer)[known].mean())
+    assert rows[:, 1].sum() == known.sum()
     assert miou.details["labels_without_test_points"] == ["tail"]
-    constant = np.zeros_like(matrix)
-    constant[:, task.commonest] = matrix.sum(1)
-    assert miou.chance == pytest.approx(mean_iou(constant, [count], absent, points))
+    constant = np.full_like(truth, task.commonest)
+    assert miou.chance == pytest.approx(mean_iou(truth, constant, count, absent, points))
     assert len(miou.scores) == len(dataset.indices("test"))
 
 
@@ -118,15 +149,16 @@ def test_a_clip_of_ignored_points_alone_counts_in_unions_as_ignored_points_of_ot
     task = PointSegmentation(PointSegmentationConfig(ignored_points=points), ("arm", "body"), 0, families)
     config = FinetuneConfig.model_validate(VIDEO_CONFIG | {"task": task.config.model_dump(), "augment": {"frames": 4}, "points": None})
     module = Finetuned(task, PlaceEncoder(), 1).eval()
-    matrix = np.zeros((3, 3), int)
+    truth, answers = [], []
     for index in test.tolist():
         for sample in task.seen(dataset, index, config.viewing(), 0):
             with torch.no_grad():
                 called = module.head(torch.from_numpy(sample["points"])).argmax(-1).numpy()
-            matrix += confusion(sample["label"], called, 3)
-    assert matrix[2].any()
+            truth.append(sample["label"].ravel())
+            answers.append(called.ravel())
+    assert (np.concatenate(truth) == 2).any()
     miou, _ = _figures(module, config, dataset, Items(test[:0], test[:0], test[:0], test, {}), World(), "random", "")
-    assert miou.value == pytest.approx(mean_iou(matrix, [2], points=points))
+    assert miou.value == pytest.approx(mean_iou(np.concatenate(truth), np.concatenate(answers), 2, "exclude", points))
     assert miou.n == len(test) - (points == "left_out")
     assert miou.details["test_items_without_labels"] == (points == "left_out")
 
