@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.reader import Dataset
@@ -31,24 +31,18 @@ from training.evaluation.segments import THRESHOLDS, edit_score, f1, hits
 from training.files import write_json
 from training.loop import FitConfig
 from training.tasks import clips
-from training.tasks.classification import ClassificationHead
-from training.tasks.layers import Metric, Width
+from training.tasks.classification import ClassificationHead, HeadConfig
+from training.tasks.layers import Metric
 from training.tasks.viewing import Item, Kept, Run, Viewing, Views
 
 _SHOWN = 6
 """test sequences whose labels are kept to be looked at"""
 
 
-class ActionSegmentationConfig(BaseModel):
-    """The head and what is counted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ActionSegmentationConfig(HeadConfig):
+    """The head of a frame and what is counted."""
 
     kind: Literal["action_segmentation"] = "action_segmentation"
-    hidden: tuple[Width, ...] = Field(default=(), description="widths of the hidden layers of the head of a frame; none: it is linear")
-    norm: bool = Field(default=True, description="batch norm in the hidden layers")
-    dropout: float = Field(default=0.5, ge=0, lt=1, description="after each hidden layer")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     background: tuple[str, ...] = Field(default=(), description="actions whose runs are no segments")
     end: Literal["fixed", "legacy"] = Field(default="fixed", description="legacy: segments end as in published figures of HOI4D")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,16 +25,25 @@ from training.tasks.clouds import CloudTask, published_fit
 from training.tasks.layers import Hidden, Metric, Width
 
 
-class ClassificationConfig(BaseModel):
-    """Sizes of the head, and its regularisation."""
+class HeadConfig(BaseModel):
+    """Sizes of a `ClassificationHead`, and its regularisation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["classification"] = "classification"
-    hidden: tuple[Width, ...] = Field(default=(256, 256), description="widths of the hidden layers; none: a linear classifier")
+    hidden: tuple[Width, ...] = Field(default=(), description="widths of the hidden layers of the head; none: it is linear")
     norm: bool = Field(default=True, description="batch norm in the hidden layers")
     dropout: float = Field(default=0.5, ge=0, lt=1, description="after each hidden layer")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+Config = TypeVar("Config", bound=HeadConfig)
+
+
+class ClassificationConfig(HeadConfig):
+    """The head."""
+
+    kind: Literal["classification"] = "classification"
+    hidden: tuple[Width, ...] = Field(default=(256, 256), description="widths of the hidden layers of the head; none: it is linear")
 
     def default_fit(self) -> FitConfig:
         return published_fit(epochs=300, batch=32, lr=5e-4)
@@ -61,28 +70,23 @@ class ClassificationHead(nn.Module):
 
 
 @dataclass(frozen=True)
-class Classification(CloudTask):
-    """The task with its classes, sorted by name.
+class OneClass(Generic[Config]):
+    """What tasks share that give an item, cloud or clip, one of the classes of the training split; these sorted by name."""
 
-    A row of a scored item is (loss, weight, class, predicted class), weight 1.
-    """
-
-    config: ClassificationConfig
+    config: Config
     classes: tuple[str, ...]
     commonest: int
-    per_point: ClassVar[tuple[str, ...]] = ("points",)
-    protocol: ClassVar[str] = "finetune"
 
     @classmethod
-    def of(cls, config: ClassificationConfig, dataset: Dataset, train: npt.NDArray[np.int64]) -> Self:
+    def of(cls, config: Config, dataset: Dataset, train: npt.NDArray[np.int64]) -> Self:
         """Raises ValueError for fewer than two classes."""
         names, counts = np.unique(dataset.classes[train], return_counts=True)
         if len(names) < 2:
-            raise ValueError(f"The training items of {dataset.uri} have {len(names)} class: classification needs two at least.")
+            raise ValueError(f"The training items of {dataset.uri} have {len(names)} class: this task needs two at least.")
         return cls(config, tuple(names.tolist()), int(counts.argmax()))
 
     @classmethod
-    def from_record(cls, config: ClassificationConfig, record: dict[str, Any]) -> Self:
+    def from_record(cls, config: Config, record: dict[str, Any]) -> Self:
         return cls(config, tuple(record["classes"]), record["commonest"])
 
     def record(self) -> dict[str, Any]:
@@ -94,14 +98,9 @@ class Classification(CloudTask):
         """Values of the dataset's classes that the task knows."""
         return self.classes
 
-    @property
-    def row_width(self) -> int:
-        return 4
-
-    def item(self, dataset: Dataset, index: int) -> dict[str, npt.NDArray[Any]]:
-        """points (N, 3) float32, label () int64."""
-        label = np.int64(self.classes.index(str(dataset.classes[index])))
-        return {"points": dataset.load(index, ("points.npy",))["points.npy"], "label": np.asarray(label)}
+    def label(self, dataset: Dataset, index: int) -> npt.NDArray[np.int64]:
+        """() int64."""
+        return np.asarray(np.int64(self.classes.index(str(dataset.classes[index]))))
 
     def head(self, encoder: nn.Module) -> ClassificationHead:
         width: int = encoder.feature_dim  # type: ignore[assignment]
@@ -113,13 +112,32 @@ class Classification(CloudTask):
         return out
 
     def loss(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Of each item the loss (B,) and its weight (B,), 1."""
+        """Of each view of an item the loss (B,) and its weight (B,), 1."""
         loss = nn.functional.cross_entropy(logits.float(), batch["label"], reduction="none", label_smoothing=self.config.label_smoothing)
         return loss, torch.ones_like(loss)
 
     def hits(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Of each item the number of right answers, (B,); of `weight` possible ones."""
+        """Of each view of an item the number of right answers, (B,); of `weight` possible ones."""
         return (logits.argmax(1) == batch["label"]).float()
+
+
+@dataclass(frozen=True)
+class Classification(OneClass[ClassificationConfig], CloudTask):
+    """The task with its classes.
+
+    A row of a scored item is (loss, weight, class, predicted class), weight 1.
+    """
+
+    per_point: ClassVar[tuple[str, ...]] = ("points",)
+    protocol: ClassVar[str] = "finetune"
+
+    @property
+    def row_width(self) -> int:
+        return 4
+
+    def item(self, dataset: Dataset, index: int) -> dict[str, npt.NDArray[Any]]:
+        """points (N, 3) float32, label () int64."""
+        return {"points": dataset.load(index, ("points.npy",))["points.npy"], "label": self.label(dataset, index)}
 
     def rows(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """(B, row_width) float64."""

@@ -7,10 +7,12 @@ last frame stands for the missing ones, without labels, or it is refused; figure
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pipeline.reader import Dataset
 from training.augment import rng_for
@@ -29,7 +31,7 @@ from training.clip_views import (
 from training.loop import FitConfig, OptimizerConfig, TrainingError
 from training.tasks.items import Items
 from training.tasks.layers import one_a_class
-from training.tasks.viewing import Viewing
+from training.tasks.viewing import Run, Viewing
 
 Frames = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -218,3 +220,6 @@ class ClipTask:
     def counted(self, rows: npt.NDArray[np.float64]) -> Flags:
         """Which rows (n, row_width) of scored items enter the figures, (n,): those with a label."""
         return np.asarray(rows[:, 1] > 0)
+
+    def evidence(self, run: Run, dataset: Dataset, test: Frames, viewing: Viewing, folder: Path, device: torch.device) -> None:
+        """Leaves in `folder` what there is to look at; here nothing."""

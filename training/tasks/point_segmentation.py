@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.reader import Dataset
@@ -30,24 +30,18 @@ from training.clip_views import ClipAugment, take_points
 from training.files import write_json
 from training.loop import FitConfig
 from training.tasks import clips
-from training.tasks.classification import ClassificationHead
-from training.tasks.layers import Metric, Width
+from training.tasks.classification import ClassificationHead, HeadConfig
+from training.tasks.layers import Metric
 from training.tasks.viewing import Item, Kept, Run, Viewing, Views
 
 _SHOWN = 6
 """test clips whose points are kept to be looked at"""
 
 
-class PointSegmentationConfig(BaseModel):
-    """The head and what is counted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class PointSegmentationConfig(HeadConfig):
+    """The head of a point and what is counted."""
 
     kind: Literal["point_segmentation"] = "point_segmentation"
-    hidden: tuple[Width, ...] = Field(default=(), description="widths of the hidden layers of the head of a point; none: it is linear")
-    norm: bool = Field(default=True, description="batch norm in the hidden layers")
-    dropout: float = Field(default=0.5, ge=0, lt=1, description="after each hidden layer")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ignored: tuple[str, ...] = Field(default=(), description="labels that are none, as of noise")
     ignored_points: Literal["left_out", "in_union"] = Field(
         default="left_out", description="in_union: points of ignored labels make IoU smaller"

@@ -11,34 +11,28 @@ epoch (methods-C, C.4.3). The first figure, the accuracy over clips, chooses the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
 from pipeline.reader import Dataset
 from training.clip_views import ClipAugment
 from training.loop import FitConfig
 from training.tasks import clips
-from training.tasks.classification import ClassificationHead, class_metrics
+from training.tasks.classification import HeadConfig, OneClass, class_metrics
 from training.tasks.layers import Metric, Width
-from training.tasks.viewing import Item, Kept, Run, Viewing, Views
+from training.tasks.viewing import Item, Kept, Viewing, Views
 
 
-class RecognitionConfig(BaseModel):
-    """Sizes of the head, its regularisation, and the windows that vote."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class RecognitionConfig(HeadConfig):
+    """The head and the windows that vote."""
 
     kind: Literal["recognition"] = "recognition"
-    hidden: tuple[Width, ...] = Field(default=(256,), description="widths of the hidden layers; none: a linear classifier")
-    norm: bool = Field(default=True, description="batch norm in the hidden layers")
-    dropout: float = Field(default=0.5, ge=0, lt=1, description="after each hidden layer")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    hidden: tuple[Width, ...] = Field(default=(256,), description="widths of the hidden layers of the head; none: it is linear")
     windows: int = Field(default=0, ge=0, description="of a clip that vote for its action, spread evenly over it; 0: one from every frame")
 
     def default_fit(self) -> FitConfig:
@@ -51,38 +45,19 @@ class RecognitionConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Recognition(clips.ClipTask):
-    """The task with its classes, sorted by name.
+class Recognition(OneClass[RecognitionConfig], clips.ClipTask):
+    """The task with its classes.
 
     A row of a scored clip is (loss, weight, class, predicted class, shorter than a view, windows), weight 1.
     """
 
-    config: RecognitionConfig
-    classes: tuple[str, ...]
-    commonest: int
     protocol: ClassVar[str] = "recognition"
 
     @classmethod
     def of(cls, config: RecognitionConfig, dataset: Dataset, train: npt.NDArray[np.int64]) -> Self:
         """Raises ValueError for samples that are no clips and for fewer than two classes."""
         clips.check(dataset, train)
-        names, counts = np.unique(dataset.classes[train], return_counts=True)
-        if len(names) < 2:
-            raise ValueError(f"The training clips of {dataset.uri} have {len(names)} class: recognition needs two at least.")
-        return cls(config, tuple(names.tolist()), int(counts.argmax()))
-
-    @classmethod
-    def from_record(cls, config: RecognitionConfig, record: dict[str, Any]) -> Self:
-        return cls(config, tuple(record["classes"]), record["commonest"])
-
-    def record(self) -> dict[str, Any]:
-        """The label space as JSON values."""
-        return {"classes": list(self.classes), "commonest": self.commonest}
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """Values of the dataset's classes that the task knows."""
-        return self.classes
+        return super().of(config, dataset, train)
 
     @property
     def row_width(self) -> int:
@@ -91,7 +66,7 @@ class Recognition(clips.ClipTask):
     def drawn(self, dataset: Dataset, index: int, viewing: Viewing, epoch: int) -> Item:
         """points (T, n, 3 + F) float32, label () int64: a window, a function of (seed, epoch, key)."""
         clip, _, _, _ = clips.drawn(dataset, index, viewing, epoch)
-        return {"points": clip, "label": self._label(dataset, index)}
+        return {"points": clip, "label": self.label(dataset, index)}
 
     def seen(self, dataset: Dataset, index: int, viewing: Viewing, votes: int) -> Views:
         """The windows that vote; short () bool: the clip has fewer frames than a view spans."""
@@ -99,28 +74,7 @@ class Recognition(clips.ClipTask):
         stored = clips.read(dataset, index, augment)
         short = np.asarray(len(stored) < augment.span)
         for frames in clips.windows(len(stored), augment, self.config.windows):
-            yield {"points": clips.plain(stored, frames, augment)[0], "label": self._label(dataset, index), "short": short}
-
-    def _label(self, dataset: Dataset, index: int) -> npt.NDArray[np.int64]:
-        return np.asarray(np.int64(self.classes.index(str(dataset.classes[index]))))
-
-    def head(self, encoder: nn.Module) -> ClassificationHead:
-        width: int = encoder.feature_dim  # type: ignore[assignment]
-        return ClassificationHead(self.config.hidden, self.config.norm, self.config.dropout, width, len(self.classes))
-
-    def logits(self, encoder: nn.Module, head: nn.Module, batch: dict[str, Tensor], keys: Tensor | None) -> Tensor:
-        """(B, classes)."""
-        out: Tensor = head(encoder(batch["points"], keys), keys)
-        return out
-
-    def loss(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Of each window the loss (B,) and its weight (B,), 1."""
-        loss = nn.functional.cross_entropy(logits.float(), batch["label"], reduction="none", label_smoothing=self.config.label_smoothing)
-        return loss, torch.ones_like(loss)
-
-    def hits(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Of each window the number of right answers, (B,)."""
-        return (logits.argmax(1) == batch["label"]).float()
+            yield {"points": clips.plain(stored, frames, augment)[0], "label": self.label(dataset, index), "short": short}
 
     def kept(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Of each window its probabilities, its class and whether its clip is short: (B, classes + 2) float64."""
@@ -136,11 +90,6 @@ class Recognition(clips.ClipTask):
             loss = -shares[int(label)].clamp(min=1e-30).log()
             rows.append(torch.stack([loss, torch.ones_like(loss), label, shares.argmax().double(), short, loss.new_tensor(len(passes))]))
         return torch.stack(rows)
-
-    def evidence(
-        self, run: Run, dataset: Dataset, test: npt.NDArray[np.int64], viewing: Viewing, folder: Path, device: torch.device
-    ) -> None:
-        """Nothing is kept to be looked at."""
 
     def metrics(self, rows: npt.NDArray[np.float64]) -> list[Metric]:
         """Accuracy and mean class accuracy of scored clips; chance: always the commonest class of the training clips."""

@@ -153,7 +153,7 @@ def test_what_is_no_clip_and_a_single_class_are_refused(parts_dataset: str, clip
     with pytest.raises(ValueError, match=r"has no clip\.npy: this task needs a dataset of clips"):
         open_task(RecognitionConfig(), dataset, dataset.indices("train"))
     dataset = Dataset.open(clips_dataset)
-    with pytest.raises(ValueError, match="have 1 class: recognition needs two"):
+    with pytest.raises(ValueError, match="have 1 class: this task needs two"):
         open_task(RecognitionConfig(), dataset, np.flatnonzero(dataset.classes == "rise"))
 
 
