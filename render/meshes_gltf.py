@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from render import srgb
 from render.gltf import Document, Json, attribute, corners, is_triangle_list, open_document, resource, view_bytes, whole
 from render.meshes import MAX_FACES, Material, Mesh, MeshError, Wrap
 from render.skinning import Nodes, Shape, place, read_nodes, read_shape, world_matrices
@@ -93,7 +94,7 @@ def _piece(document: Document, nodes: Nodes, row: int, primitive: Json, mirrored
         linear = attribute(document, primitive, "COLOR_0")
         colors = np.full((len(linear), 4), 255, np.uint8)
         share = linear / np.iinfo(linear.dtype).max if linear.dtype.kind == "u" else linear
-        colors[:, :3] = np.floor(srgb(np.nan_to_num(share[:, :3].astype(np.float64))) * 255 + 0.5)
+        colors[:, :3] = np.floor(srgb.encode(np.nan_to_num(share[:, :3].astype(np.float64))) * 255 + 0.5)
     if any(array is not None and len(array) != len(shape.positions) for array in (uv, colors)):
         raise ValueError("texture coordinates or colours of another number of vertices")
     return Piece(shape, faces, material, uv, colors)
@@ -128,12 +129,6 @@ def _placed_uv(uv: Floats, placed: Json) -> Floats:
     return np.stack((cosine * u + sine * v + offset[0], 1 - (cosine * v - sine * u + offset[1])), axis=1)
 
 
-def srgb(linear: Floats) -> Floats:
-    """sRGB-encoded values of linear light, both 0 to 1 and clipped to that (IEC 61966-2-1)."""
-    clipped = np.clip(linear, 0, 1)
-    return np.where(clipped <= 0.0031308, 12.92 * clipped, 1.055 * clipped ** (1 / 2.4) - 0.055)
-
-
 def _picture(document: Document, number: int) -> npt.NDArray[np.uint8] | None:
     if number not in document.pictures:
         image = document.tree["images"][number]
@@ -158,7 +153,7 @@ def _material(document: Document, number: int) -> Material:
     if factor is None:
         factor = look.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {}).get("diffuseFactor", (1, 1, 1, 1))
     color = np.array(factor, np.float64)
-    color[:3] = srgb(color[:3])
+    color[:3] = srgb.encode(color[:3])
     info, picture, wrap = _texture_info(document, number), None, (_WRAPS[10497], _WRAPS[10497])
     if info is not None:
         texture = document.tree["textures"][info["index"]]

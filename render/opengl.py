@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from render import srgb
 from render.cameras import Cameras
 from render.checks import doubled_area_vectors
 from render.meshes import Material, Mesh
@@ -226,9 +227,9 @@ def _intensity(normals: npt.NDArray[np.float64], style: Style, rotation: npt.NDA
 def _corner_colors(mesh: Mesh) -> npt.NDArray[np.float64]:
     """Vertex or else face colours in linear light, (F, 3, 3); ones where there are none."""
     if mesh.vertex_colors is not None:
-        return _linear(mesh.vertex_colors[mesh.faces, :3] / 255)
+        return srgb.decode(mesh.vertex_colors[mesh.faces, :3] / 255)
     if mesh.face_colors is not None:
-        return np.repeat(_linear(mesh.face_colors[:, None, :3] / 255), 3, axis=1)
+        return np.repeat(srgb.decode(mesh.face_colors[:, None, :3] / 255), 3, axis=1)
     return np.ones((len(mesh.faces), 3, 3))
 
 
@@ -258,7 +259,7 @@ def _pyrender_material(pyrender: Any, material: Material, textured: bool) -> Any
         opaque = material.texture.copy()
         opaque[..., 3] = 255
         texture = pyrender.Texture(source=opaque, source_channels="RGBA", sampler=sampler)
-    base = _linear(material.base_color[:3].astype(np.float64))
+    base = srgb.decode(material.base_color[:3].astype(np.float64))
     return pyrender.MetallicRoughnessMaterial(
         baseColorFactor=[*base, 1.0],
         baseColorTexture=texture,
@@ -267,8 +268,3 @@ def _pyrender_material(pyrender: Any, material: Material, textured: bool) -> Any
         alphaMode="OPAQUE",
         doubleSided=True,
     )
-
-
-def _linear(srgb: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Linear light of sRGB values, 0 to 1."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)

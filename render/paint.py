@@ -7,25 +7,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from render import srgb
 from render.cameras import Cameras
 from render.meshes import Mesh
 from render.mipmaps import Mipmaps, mipmaps
 from render.views import Style
 
-
-def _tables() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """sRGB bytes to linear light (256,), and 8192 even steps of linear light to sRGB bytes (IEC 61966-2-1).
-
-    Powers are rounded to 12 decimals, since their last bits differ between builds of the mathematical library.
-    """
-    s = np.arange(256) / 255
-    linear = np.where(s <= 0.04045, s / 12.92, np.round(((s + 0.055) / 1.055) ** 2.4, 12))
-    x = np.arange(8192) / 8191
-    srgb = np.where(x <= 0.0031308, x * 12.92, np.round(1.055 * x ** (1 / 2.4), 12) - 0.055)
-    return linear.astype(np.float32), np.round(255 * srgb).astype(np.uint8)
-
-
-TO_LINEAR, TO_SRGB = _tables()
+# sRGB bytes to linear light (256,), and 8192 even steps of linear light to sRGB bytes.
+TO_LINEAR = srgb.decode(np.arange(256) / 255).astype(np.float32)
+TO_SRGB = np.round(255 * srgb.encode(np.arange(8192) / 8191)).astype(np.uint8)
 
 
 class Paint(NamedTuple):
@@ -72,9 +62,9 @@ def linear_background(style: Style) -> npt.NDArray[np.float32]:
     return _linear(np.array(style.background))
 
 
-def _linear(srgb: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+def _linear(colors: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     """Colours 0 to 1, taken to the nearest of 256 values; NaN becomes 0."""
-    linear: npt.NDArray[np.float32] = TO_LINEAR[np.round(255 * np.clip(np.nan_to_num(srgb), 0, 1)).astype(np.int64)]
+    linear: npt.NDArray[np.float32] = TO_LINEAR[np.round(255 * np.clip(np.nan_to_num(colors), 0, 1)).astype(np.int64)]
     return linear
 
 
