@@ -11,11 +11,9 @@ Groups are people; without `test` every fourth of them, in the order of their nu
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +25,7 @@ import pyarrow.csv
 
 from pipeline.importers.recording import Entry, Recording, RecordingError, Span, file_sha256, part_of
 from pipeline.sources.asset import Split
+from pipeline.sources.kept import file_key, kept
 
 if TYPE_CHECKING:
     from pipeline.sources.recordings import RecordingSource
@@ -35,7 +34,6 @@ WHOLE: dict[str, dict[Split, int]] = {}
 GESTURES = ("circle", "clap", "down", "knock", "lift", "pull", "push", "up", "yawn", "z")
 FPS = 10.0
 # A pause ends a repetition; further than a room, or faster than an arm, is no echo.
-_KEPT_BYTES = 2 * 2**20
 PAUSE_FRAMES, _FARTHEST_M, _FASTEST_M_S = 8, 6.0, 10.0
 _SPELLINGS = {"circcle": "circle"}
 _COLUMNS = ("Frame #", "# Obj", "X", "Y", "Z", "Doppler", "Intensity")
@@ -118,7 +116,7 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
     times_s are those of the frames' numbers. Raises RecordingError, OSError.
     """
     name, _, number = uri.partition("#")
-    table = _kept(path / name)
+    table = _kept_table(path / name)
     starts, pieces = _cut(table[:, 0])
     if not number.isdigit() or int(number) >= len(pieces):
         raise RecordingError("empty", f"{name} holds no frame; look at how it was recorded.")
@@ -164,17 +162,15 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
     ).cut(span)
 
 
-def _kept(file: Path) -> npt.NDArray[np.float64]:
+def _kept_table(file: Path) -> npt.NDArray[np.float64]:
     """`_table`, kept for the other repetitions of the file, which come one by one between those of all the others."""
-    state = os.stat(file)
-    return _table(file) if state.st_size > _KEPT_BYTES else _remembered(file, state.st_size, state.st_mtime_ns)
 
+    def read() -> tuple[npt.NDArray[np.float64], int]:
+        table = _table(file)
+        table.flags.writeable = False
+        return table, table.nbytes
 
-@lru_cache(maxsize=256)
-def _remembered(file: Path, size: int, mtime_ns: int) -> npt.NDArray[np.float64]:
-    table = _table(file)
-    table.flags.writeable = False
-    return table
+    return kept((__name__, *file_key(file)), read)
 
 
 def _table(file: Path) -> npt.NDArray[np.float64]:

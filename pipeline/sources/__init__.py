@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -15,13 +14,13 @@ from pipeline.sources.animated import AnimatedSource
 from pipeline.sources.asset import Asset
 from pipeline.sources.creatures import CreaturesSource
 from pipeline.sources.folder import FolderSource
+from pipeline.sources.kept import kept_character
 from pipeline.sources.procedural import ShapesSource
 from pipeline.sources.recordings import RecordingSource
 from render.meshes import Mesh
 
 if TYPE_CHECKING:
     from pipeline.script import Script
-    from render.animation import Animated
 
 __all__ = [
     "AnimatedSource",
@@ -109,15 +108,10 @@ def open_clip(source: AnySource, uri: str, seed: int, *, parts: bool = False) ->
         return animated.open_clip(source, uri, seed)
     if isinstance(source, CreaturesSource):
         character, _, part = uri.rpartition("#")
-        creature, names = _creature(character), creatures.action_names(source)
+        creature, names = kept_character(character, lambda: creatures.open_animated(character)), creatures.action_names(source)
         clips = [(number, names.index(clip.name)) for number, clip in enumerate(creature.clips) if clip.name in names]
         if source.sequences:
             return script.joined(creature, clips, source.joined, source.blend_s, names, character, seed)
         number, action = next((number, action) for number, action in clips if names[action] == part)
         return script.one_clip(creature, number, action, names, character)
     return script.standing(open_mesh(source, uri, parts=parts), uri)
-
-
-@lru_cache(maxsize=4)
-def _creature(character: str) -> Animated:
-    return creatures.open_animated(character)

@@ -10,11 +10,11 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.sources import folder
 from pipeline.sources.asset import Asset, SourceError, Split
+from pipeline.sources.kept import file_key, forget, kept_character
 from render.meshes import MeshError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from render.animation import Animated, Clip
 
 EXTENSIONS = (".glb", ".gltf")
-_KEPT_BYTES = 256 * 2**20
 
 
 class AnimatedSource(BaseModel):
@@ -78,7 +77,7 @@ def assets(source: AnimatedSource) -> Iterator[Asset]:
         raise SourceError(f"{source.path} is no folder; give the folder that holds the {' and '.join(EXTENSIONS)} files.")
     # what belongs to a file may have changed since, which its own size and time do not tell
     _file_sha256.cache_clear()
-    _kept.clear()
+    forget()
     files = [uri for uri in _files(source.path) if _matches(source.files, uri) and not _matches(source.exclude, uri)]
     if not files:
         what = " or ".join(EXTENSIONS)
@@ -174,37 +173,16 @@ def _file_sha256(path: Path, size: int, modified_ns: int) -> str:
     return folder.content_sha256(path)
 
 
-_kept: dict[tuple[Path, int, int], tuple[Animated, int]] = {}
-
-
 def open_animated(source: AnimatedSource, uri: str) -> Animated:
-    """The character of an asset, the same object for all clips of a file. The last ones read are kept, up to 256 MiB. Raises MeshError."""
-    path = source.path / uri.rpartition("#")[0]
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise MeshError("io_error", f"{path}: {error.strerror or error}; see that the file is there and may be read.") from error
-    key = (path, status.st_size, status.st_mtime_ns)
-    kept = _kept.pop(key, None) or _read(path, status.st_size)
-    _kept[key] = kept
-    total = 0
-    for other in reversed(list(_kept)):
-        total += _kept[other][1]
-        if total > _KEPT_BYTES:
-            del _kept[other]
-    return kept[0]
-
-
-def _read(path: Path, size: int) -> tuple[Animated, int]:
-    """The file and about how many bytes it takes."""
+    """The character of an asset, the same object for all clips of a file as long as it is kept. Raises MeshError."""
     from render.animation import load_animated
 
-    animated = load_animated(path)
-    mesh = animated.mesh
-    arrays = [value for value in vars(mesh).values() if isinstance(value, np.ndarray)]
-    textures = {id(item.texture): item.texture.nbytes for item in mesh.materials if item.texture is not None}
-    # poses take some copies of the geometry with them: weights, joints, targets
-    return animated, 2 * size + 4 * sum(array.nbytes for array in arrays) + sum(textures.values())
+    path = source.path / uri.rpartition("#")[0]
+    try:
+        key = file_key(path)
+    except OSError as error:
+        raise MeshError("io_error", f"{path}: {error.strerror or error}; see that the file is there and may be read.") from error
+    return kept_character(key, lambda: load_animated(path), key[1])
 
 
 def open_clip(source: AnimatedSource, uri: str, seed: int) -> Script:

@@ -10,6 +10,7 @@ import pytest
 from pipeline import sources
 from pipeline.plan import make_plan
 from pipeline.recipe import Recipe
+from pipeline.sources import kept
 from pipeline.sources.animated import AnimatedSource, open_animated
 from pipeline.sources.asset import Asset, SourceError
 from render.animation import Clip, load_animated
@@ -165,14 +166,12 @@ def test_the_loaded_file_is_kept_until_it_changes(zoo: Path) -> None:
 
 
 def test_what_is_kept_is_bounded(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.sources import animated
-
-    monkeypatch.setattr(animated, "_KEPT_BYTES", 20_000)
-    monkeypatch.setattr(animated, "_kept", {})
+    monkeypatch.setattr(kept, "MOST_BYTES", 20_000)
+    kept.forget()
     for number in range(5):
         for name in ("cats/Tom", "cats/Tim", "dogs/Rex"):
             open_animated(source(zoo), f"{name}.glb#{number}")
-            assert sum(size for _, size in animated._kept.values()) <= 20_000
+            assert sum(size for _, size in kept._held.values()) <= 20_000
 
 
 def test_a_file_that_cannot_be_read_is_one_asset(zoo: Path) -> None:
