@@ -13,6 +13,7 @@ import csv
 import lzma
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from pipeline.importers.recording import Entry, Recording, RecordingError, Span, file_sha256, part_of
 from pipeline.sources.asset import SourceError, Split
+from pipeline.sources.kept import file_key, kept
 
 if TYPE_CHECKING:
     from pipeline.sources.recordings import RecordingSource
@@ -94,7 +96,19 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
 
     Raises RecordingError, OSError.
     """
-    text = _text(path / uri)
+    file = path / uri
+
+    def whole() -> tuple[Recording, int]:
+        recording = _read(file, uri)
+        return recording, 20 * recording.facts["points"] + 400 * recording.facts["frames"]
+
+    # its other windows come one by one between those of all the others
+    recording = whole()[0] if span is None else kept((__name__, *file_key(file)), whole)
+    return replace(recording, facts={"session": _sessions(path).get(uri, ""), **recording.facts}).cut(span)
+
+
+def _read(file: Path, uri: str) -> Recording:
+    text = _text(file)
     records = _parse(text, uri)
     seq, stamp = records[:, 0], records[:, 1] + records[:, 2] * 1e-9
     ids, points, velocity, doppler, intensity = records[:, 3], records[:, 4:7], records[:, 8], records[:, 9], records[:, 11]
@@ -116,7 +130,6 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
     steps = np.diff(ids)
     steps[starts[1:] - 1] = 1
     facts = {
-        "session": _sessions(path).get(uri, ""),
         "start_s": float(stamp[0]),
         "frames": len(starts),
         "points": len(ids),
@@ -133,7 +146,7 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
         feature_names=("velocity", "intensity"),
         facts=facts,
         flags=tuple(flag for flag, found in flags.items() if found),
-    ).cut(span)
+    )
 
 
 def _text(file: Path) -> bytes:

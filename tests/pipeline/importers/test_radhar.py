@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.importers import radhar
 from pipeline.importers.recording import Recording, RecordingError
 from pipeline.sources.asset import SourceError
 from pipeline.sources.recordings import RecordingSource, assets, open_recording
@@ -191,3 +192,23 @@ def test_the_real_recordings_are_as_their_index_says() -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs .data/radhar")
 def test_every_real_recording_is_as_its_index_says() -> None:
     check_against_index(index())
+
+
+def test_a_recording_is_read_once_for_all_of_its_windows_and_anew_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_radhar(tmp_path, {f"Train/walk/{n}": 12 for n in range(3)})
+    config = source(tmp_path, window=4, step=4)
+    uris = sorted((asset.uri for asset in assets(config)), key=lambda uri: uri.rpartition("@")[::-1])  # one of each recording by turns
+    whole = {uri: open_recording(source(tmp_path), uri) for uri in {uri.partition("@")[0] for uri in uris}}
+    reads = []
+    monkeypatch.setattr(radhar, "_text", lambda file, text=radhar._text: reads.append(file.name) or text(file))
+    for uri in uris:
+        name, _, start = uri.partition("@")
+        window, own = open_recording(config, uri), whole[name].cut((int(start), int(start) + 4))
+        assert [frame.tobytes() for frame in window.frames] == [frame.tobytes() for frame in own.frames]
+        assert (window.times_s.tolist(), list(window.facts.items())) == (own.times_s.tolist(), list(own.facts.items()))
+    assert (len(uris), sorted(reads)) == (9, ["0.txt.xz", "1.txt.xz", "2.txt.xz"])
+    index = tmp_path / "index.csv"
+    index.write_text(index.read_text().replace(",A\n", ",Z\n"))
+    write_radhar(tmp_path, {"Train/walk/1": 8}, sessions=False)
+    assert open_recording(config, uris[0]).facts["session"] == "Z"
+    assert (open_recording(config, uris[1]).facts["frames"], len(reads)) == (8, 4)
