@@ -42,7 +42,7 @@ def make_recording(recipe: Recipe, asset: Planned, watch: Stopwatch) -> Outcome:
     chosen = np.stack([_choice(int(sizes[row]), count, rng) for row in standing])
     valid = (np.arange(count) < sizes[standing, None]) & ~fillers[:, None]
     clip = np.stack([recording.frames[row][rows] for row, rows in zip(standing, chosen, strict=True)])
-    if not np.isfinite(clip).all():
+    if not np.isfinite(clip).all() or not (recording.centres is None or np.isfinite(recording.centres).all()):
         raise RecordingError("not_finite", f"{asset.source} holds coordinates that are no numbers; write it anew from its source.")
     members = {"clip.npy": npy(clip.astype(np.float32, copy=False))}
     if recording.features is not None:

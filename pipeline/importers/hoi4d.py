@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 WHOLE: dict[str, dict[Split, int]] = {name: {"train": 2971, "test": 892} for name in ("hoi4d_actions", "hoi4d_semantic")}
 _FPS = {"hoi4d_actions": 7.5, "hoi4d_semantic": 15.0}
 _LABELS = {"hoi4d_actions": ("label", 19), "hoi4d_semantic": ("semantic", 49)}
+_ARRAYS = ("pcd", "center", *(label for label, _ in _LABELS.values()))
 _UNNAMED = (0, 1)
 _CENTRE_M = 0.25
 _SIGNATURE, _NEWEST_SUPERBLOCK = b"\x89HDF\r\n\x1a\n", 3
@@ -113,6 +114,8 @@ def _opened(file: Path) -> Iterator[h5py.File]:
                 raise ValueError(f"{name} lies in another file")
             if isinstance(array, h5py.Dataset) and not _stored(array):
                 raise ValueError(f"{name} claims more than the file holds")
+            if name in _ARRAYS and not (isinstance(array, h5py.Dataset) and array.dtype.kind in "iuf"):
+                raise ValueError(f"{name} holds no numbers")
         yield data
 
 
@@ -201,8 +204,8 @@ def _images(options: RecordingSource, line: str, times_s: npt.NDArray[np.float64
 def _row_sha256(file: Path, row: int, size: int, mtime_ns: int) -> str:
     hasher = hashlib.sha256()
     with _opened(file) as data:
-        for name in sorted({"pcd", "center", *(label for label, _ in _LABELS.values())} & data.keys()):
-            if isinstance(data[name], h5py.Dataset) and data[name].ndim and row < data[name].shape[0]:
+        for name in sorted(set(_ARRAYS) & data.keys()):
+            if data[name].ndim and row < data[name].shape[0]:
                 hasher.update(name.encode())
                 for frame in np.atleast_1d(np.asarray(data[name][row])):
                     hasher.update(np.ascontiguousarray(frame).tobytes())
@@ -232,8 +235,9 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
         raise RecordingError("unreadable", f"{uri} has pcd {points.shape} and center {centres.shape}; (T, N, 3) and (T, 3) are read.")
     if labels is not None and labels.shape != (points.shape[:1] if label == "label" else points.shape[:2]):
         raise RecordingError("unreadable", f"{uri} has {label} {labels.shape} for points {points.shape}; fetch {name} again.")
-    if labels is not None and not ((labels >= 0) & (labels < count)).all():
-        raise RecordingError("unreadable", f"{uri} has a {label} outside 0 to {count - 1}; import the challenge's own files.")
+    if labels is not None and not ((labels >= 0) & (labels < count) & (labels == np.floor(labels))).all():
+        text = f"{uri} has a {label} that is no whole number from 0 to {count - 1}; import the challenge's own files."
+        raise RecordingError("unreadable", text)
     flags = []
     if labels is None:
         flags.append("no_labels")

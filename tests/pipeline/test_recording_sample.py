@@ -250,10 +250,10 @@ def test_draws_belong_to_content_and_seed(monkeypatch: pytest.MonkeyPatch) -> No
     assert len({clip(), clip(sha256="cd"), clip(seed=1)}) == 3
 
 
-@pytest.mark.parametrize("where", ["frames", "features"])
+@pytest.mark.parametrize("where", ["frames", "features", "centres"])
 def test_values_that_are_no_numbers_are_a_reason(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    recording = numbered([4, 4])
-    getattr(recording, where)[1][2, 0] = np.nan
+    recording = numbered([4, 4], centres=np.zeros((2, 3)))
+    getattr(recording, where)[1][..., 0] = np.nan
     with pytest.raises(RecordingError) as caught:
         made(monkeypatch, recording, 4)
     assert caught.value.reason == "not_finite"

@@ -1,12 +1,17 @@
+import re
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from pipeline.generate import generate
 from pipeline.importers.recording import RecordingError
+from pipeline.manifest import read_all
+from pipeline.recipe import Recipe
 from pipeline.sources.asset import SourceError
 from pipeline.sources.recordings import RecordingSource, assets, content_sha256, open_recording
+from pipeline.storage import Store
 from tests.pipeline.importers.recording_files import hoi4d_line, write_hoi4d
 
 
@@ -124,9 +129,45 @@ def test_a_label_out_of_range_costs_its_row_alone(tmp_path: Path) -> None:
     write_hoi4d(tmp_path / "train1.h5", 3)
     spoil(tmp_path / "train1.h5", "label", 19)
     assert len(open_recording(source(tmp_path), "train1.h5#00000").frames) == 6
-    with pytest.raises(RecordingError, match=r"train1.h5#00001 has a label outside 0 to 18") as caught:
+    with pytest.raises(RecordingError, match=r"train1.h5#00001 has a label that is no whole number from 0 to 18") as caught:
         open_recording(source(tmp_path), "train1.h5#00001")
     assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (np.full((2, 6), 2.5), "train1.h5#00001 has a label that is no whole number from 0 to 18"),
+        (np.full((2, 6), np.nan), "train1.h5#00001 has a label that is no whole number"),
+        (np.full((2, 6), "walk", object), "label holds no numbers"),
+        (np.zeros((2, 6), bool), "label holds no numbers"),
+        (np.zeros((2, 6), [("a", "i4")]), "label holds no numbers"),
+        (np.zeros((2, 6, 1), int), r"train1.h5#00001 has label \(6, 1\) for points"),
+        (np.zeros((2, 5), int), "has not the arrays pcd and center of HOI4D"),
+        (np.int64(3), "has not the arrays pcd and center of HOI4D"),
+        (None, "label holds no numbers"),
+    ],
+)
+def test_labels_of_another_kind_are_a_reason(tmp_path: Path, label: object, said: str) -> None:
+    write_hoi4d(tmp_path / "in/train1.h5", 2)
+    with h5py.File(tmp_path / "in/train1.h5", "r+") as file:
+        del file["label"]
+        if label is None:
+            file.create_group("label")
+        else:
+            file["label"] = label
+    recipe = Recipe.model_validate({"source": source(tmp_path / "in"), "points": {"count": 16}})
+    assert set(generate(recipe, str(tmp_path / "out"), progress=False, isolate=False).failed) == {"unreadable"}
+    (rows,) = (item.table.to_pylist() for item in read_all(Store(tmp_path / "out")))
+    assert re.search(said, rows[-1]["message"])
+
+
+def test_labels_that_are_whole_numbers_are_read_however_they_are_stored(tmp_path: Path) -> None:
+    arrays = write_hoi4d(tmp_path / "train1.h5", 1)
+    with h5py.File(tmp_path / "train1.h5", "r+") as file:
+        del file["label"]
+        file["label"] = arrays["label"].astype(">f4")
+    np.testing.assert_array_equal(open_recording(source(tmp_path), "train1.h5#00000").actions, arrays["label"][0])
 
 
 def test_a_centre_beside_its_points_is_flagged(tmp_path: Path) -> None:
