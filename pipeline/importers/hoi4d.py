@@ -16,21 +16,18 @@ points has the image nearest to its time.
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.importers import hdf5
 from pipeline.importers.recording import Entry, Recording, RecordingError, Span, file_sha256, part_of
 from pipeline.sources.asset import SourceError, Split
 
@@ -43,7 +40,6 @@ _LABELS = {"hoi4d_actions": ("label", 19), "hoi4d_semantic": ("semantic", 49)}
 _ARRAYS = ("pcd", "center", *(label for label, _ in _LABELS.values()))
 _UNNAMED = (0, 1)
 _CENTRE_M = 0.25
-_SIGNATURE, _NEWEST_SUPERBLOCK = b"\x89HDF\r\n\x1a\n", 3
 _LINE = re.compile(
     r"(?P<camera>ZY\w+)/(?P<person>H\w+)/(?P<category>C\w+)/(?P<instance>N\w+)/(?P<room>S\w+)/(?P<layout>s\w+)/(?P<task>T\w+)"
 )
@@ -99,42 +95,20 @@ def _number(file: Path) -> int:
     return int(digits[0]) if digits else 0
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[h5py.File]:
-    """The file, of arrays that it holds itself: nothing is followed into other files. Raises OSError, ValueError."""
-    with open(file, "rb") as stream:
-        head = stream.read(len(_SIGNATURE) + 1)
-    if head[:-1] != _SIGNATURE or head[-1] > _NEWEST_SUPERBLOCK:
-        raise ValueError("it does not begin as HDF5")
-    with h5py.File(file, "r") as data:
-        for name in data:
-            if not isinstance(data.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(f"{name} is a link")
-            if isinstance(array := data[name], h5py.Dataset) and (array.is_virtual or array.external):
-                raise ValueError(f"{name} lies in another file")
-            if isinstance(array, h5py.Dataset) and not _stored(array):
-                raise ValueError(f"{name} claims more than the file holds")
-            if name in _ARRAYS and not (isinstance(array, h5py.Dataset) and array.dtype.kind in "iuf"):
-                raise ValueError(f"{name} holds no numbers")
-        yield data
-
-
-def _stored(array: h5py.Dataset) -> bool:
-    """Whether every element is in the file: a header may claim any size, and what was never written would be made up as zeros."""
-    if array.chunks is None:
-        return bool(array.id.get_storage_size() >= array.size * array.dtype.itemsize)
-    wanted = math.prod(-(-length // part) for length, part in zip(array.shape, array.chunks, strict=True))
-    return bool(array.id.get_num_chunks() >= wanted)
-
-
 def _shape(file: Path, name: str) -> tuple[int, int, bool]:
     """Rows, frames, and whether there are labels; no rows where the file cannot be read."""
     try:
-        with _opened(file) as data:
-            rows, frames = data["pcd"].shape[:2]
-            return int(rows), int(frames), _LABELS[name][0] in data
-    except (OSError, KeyError, ValueError, AttributeError, RuntimeError):
+        state = os.stat(file)
+        return _shape_of(file, name, state.st_size, state.st_mtime_ns)
+    except (OSError, KeyError, ValueError):
         return 0, 0, False
+
+
+@lru_cache(maxsize=64)
+def _shape_of(file: Path, name: str, size: int, mtime_ns: int) -> tuple[int, int, bool]:
+    found = hdf5.shapes(file, _ARRAYS)
+    rows, frames = found["pcd"][:2]
+    return rows, frames, _LABELS[name][0] in found
 
 
 def read_list(file: Path) -> tuple[str, ...]:
@@ -180,7 +154,7 @@ def content(path: Path, uri: str, options: RecordingSource) -> str:
     state = os.stat(file)
     try:
         digest = _row_sha256(file, int(row), state.st_size, state.st_mtime_ns)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except ValueError as error:  # a file that gave no rows has no number
         raise OSError(str(error)) from None
     line = _names(path, options).get(uri, "")
     if options.images is not None:
@@ -202,14 +176,7 @@ def _images(options: RecordingSource, line: str, times_s: npt.NDArray[np.float64
 
 @lru_cache(maxsize=64)
 def _row_sha256(file: Path, row: int, size: int, mtime_ns: int) -> str:
-    hasher = hashlib.sha256()
-    with _opened(file) as data:
-        for name in sorted(set(_ARRAYS) & data.keys()):
-            if data[name].ndim and row < data[name].shape[0]:
-                hasher.update(name.encode())
-                for frame in np.atleast_1d(np.asarray(data[name][row])):
-                    hasher.update(np.ascontiguousarray(frame).tobytes())
-    return hasher.hexdigest()
+    return hdf5.row_sha256(file, _ARRAYS, row)
 
 
 def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> Recording:
@@ -217,7 +184,7 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
     name, _, row = uri.partition("#")
     label, count = _LABELS[options.format]
     try:
-        with _opened(path / name) as data:
+        with hdf5.opened(path / name, _ARRAYS) as data:
             rows, frames = data["pcd"].shape[:2]
             wrong = [other for other in ("center", label) if other in data and data[other].shape[:2] != (rows, frames)]
             if wrong:

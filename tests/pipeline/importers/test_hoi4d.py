@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.generate import generate
+from pipeline.importers import hdf5
 from pipeline.importers.recording import RecordingError
 from pipeline.manifest import read_all
 from pipeline.recipe import Recipe
@@ -213,6 +215,30 @@ def test_arrays_that_lie_in_another_file_are_not_followed(tmp_path: Path) -> Non
     for name in uris(source(tmp_path)):
         with pytest.raises(RecordingError, match=rf"fetch {name} again"):
             open_recording(source(tmp_path), name)
+
+
+def test_a_file_that_ends_its_reader_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2, 3):
+        write_hoi4d(tmp_path / f"train{number}.h5", 2, number)
+    whole = {uri: content_sha256(source(tmp_path), uri) for uri in uris(source(tmp_path))}
+    deadly = """
+import os
+from pipeline.importers import hdf5
+real = hdf5.opened
+hdf5.opened = lambda file, names: os.abort() if file.name == "train2.h5" else real(file, names)
+hdf5.serve()
+"""
+    monkeypatch.setattr(hdf5, "_CODE", deadly)
+    hdf5.end()
+    os.utime(tmp_path / "train2.h5", ns=(1, 1))
+    found = {}
+    for asset in assets(source(tmp_path)):
+        try:
+            found[asset.uri] = content_sha256(source(tmp_path), asset.uri)
+        except OSError:
+            found[asset.uri] = ""
+    hdf5.end()
+    assert found == {uri: digest for uri, digest in whole.items() if "train2" not in uri} | {"train2.h5": ""}
 
 
 @pytest.mark.parametrize("chunked", [False, True])
