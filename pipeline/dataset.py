@@ -51,6 +51,9 @@ def begin(store: Store, recipe: Recipe, planned: Plan, renderer: str) -> dict[st
 
     Raises DatasetError where the folder holds something else: other files, another recipe's dataset, or one of other meshes.
     """
+    libraries = ["numpy", "pyarrow"]
+    if getattr(recipe.source, "images", None) is not None:
+        libraries.append("pillow")  # decodes and resizes them
     fresh = {
         "format": FORMAT,
         "name": recipe.name,
@@ -64,7 +67,7 @@ def begin(store: Store, recipe: Recipe, planned: Plan, renderer: str) -> dict[st
             "left_out": planned.left_out,
         },
         "renderer": renderer,
-        "codecs": {"png": png.CODEC, **{name: importlib.metadata.version(name) for name in ("numpy", "pyarrow")}},
+        "codecs": {"png": png.CODEC, **{name: importlib.metadata.version(name) for name in libraries}},
         "conventions": CONVENTIONS,
     }
     if not store.exists(NAME):
