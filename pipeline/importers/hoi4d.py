@@ -3,7 +3,8 @@
 train1.h5, train2.h5, … and test*.h5, of which nothing but the frames asked for is read. Actions: `pcd` (n, 150, 2048, 3), metres,
 `center` (n, 150, 3), `label` (n, 150), 0…18; 7.5 frames a second [inferred]. Semantics: `pcd` (n, 300, 8192, 3), `center`, `semantic`
 (n, 300, 8192), 0…48; 15 frames a second; clips are frames 3j to 3j+2, so that window and step are 3 where nothing else is said. Labels
-0 (none) and 1 (noise) become -1; the others keep their number, names are not known. There is no colour.
+0 (none) and 1 (noise) become -1; the others keep their number, names are not known. There is no colour. Points lie in the frame of the
+scene's reconstruction, which is taken for that of its first camera: x right, y down, z away [inferred].
 
 A sequence is FILE#ROW, rows by each file's own length. Which recording a row is the makers have not said; whoever takes row i for line i
 of release.txt gives lists: {train: release.txt} and gets the category as class, people as groups. Without it the class is "sequence".
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pipeline.sources.recordings import RecordingSource
 
 WHOLE: dict[str, dict[Split, int]] = {name: {"train": 2971, "test": 892} for name in ("hoi4d_actions", "hoi4d_semantic")}
+UP = "-y"
 _FPS = {"hoi4d_actions": 7.5, "hoi4d_semantic": 15.0}
 _LABELS = {"hoi4d_actions": ("label", 19), "hoi4d_semantic": ("semantic", 49)}
 _ARRAYS = ("pcd", "center", *(label for label, _ in _LABELS.values()))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 WHOLE: dict[str, dict[Split, int]] = {}
 GESTURES = ("circle", "clap", "down", "knock", "lift", "pull", "push", "up", "yawn", "z")
-FPS = 10.0
+FPS, UP = 10.0, "z"
 # A pause ends a repetition; further than a room, or faster than an arm, is no echo.
 PAUSE_FRAMES, _FARTHEST_M, _FASTEST_M_S = 8, 6.0, 10.0
 _SPELLINGS = {"circcle": "circle"}

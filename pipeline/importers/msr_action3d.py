@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 WHOLE: dict[str, dict[Split, int]] = {"msr_action3d": {"train": 270, "test": 297}}
 # The camera gives 30 frames a second [inferred].
-FPS = 30.0
+FPS, UP = 30.0, "-y"
 FOCAL_PX = 280.0
 _HEADER = struct.Struct("<3I")
 _NAME = re.compile(r"(?P<action>a(?:0[1-9]|1[0-9]|20))_(?P<person>s(?:0[1-9]|10))_(?P<take>e[0-9]{2})_sdepth\.(?P<kind>bin|npz)")
@@ -81,7 +81,7 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
         times_s=np.arange(len(frames)) / FPS,
         frames=frames,
         person=match["person"],
-        facts={"person": match["person"], "take": match["take"], "frames": len(frames), "up": "-y"},
+        facts={"person": match["person"], "take": match["take"], "frames": len(frames), "up": UP},
     ).cut(span)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WHOLE: dict[str, dict[Split, int]] = {"radhar": {"train": 142, "test": 58}}
 CLASSES = ("boxing", "jack", "jump", "squats", "walk")
-FPS = 30.0
+FPS, UP = 30.0, "z"
 _SPLITS: tuple[tuple[str, Split], ...] = (("Train", "train"), ("Test", "test"))
 # The sensor's 16 velocity bins; what lies beyond them or further away than a room is no echo.
 _BINS, _FARTHEST_M = 16, 10.0

@@ -1,8 +1,9 @@
 """Synthia 4D: rendered drives through a city with a class for each point; section D.11.
 
-One SYNTHIA-SEQS-XX-NAME-000123.npz a frame: `pc` (n, 3), world metres, y up or down; `rgb` (n, 3), 0 to 1; `semantic` (n,), raw class 0
-to 15; `center` (3,). A sample is a clip of three frames, NEWEST FIRST: 123, 122, 121; a missing one repeats the last that was found, as
-fillers. Points are not centred: turn and flip them about centres[0], the newest frame's. Void, sky and reserved become -1.
+One SYNTHIA-SEQS-XX-NAME-000123.npz a frame: `pc` (n, 3), world metres; `rgb` (n, 3), 0 to 1; `semantic` (n,), raw class 0 to 15;
+`center` (3,). y is an image's, turned about itself, so that it points down [inferred]. A sample is a clip of three frames, NEWEST FIRST:
+123, 122, 121; a missing one repeats the last that was found, as fillers. Points are not centred: turn and flip them about centres[0], the
+newest frame's. Void, sky and reserved become -1.
 
 Without lists every frame is the newest of a clip; sequence 05 is val, 06 test, the others train. Published figures train on both train
 and val. A list's line counts by its first word alone, SEQ/…/000616.ply.
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 WHOLE: dict[str, dict[Split, int]] = {"synthia4d": {"train": 19888, "val": 815, "test": 1886}}
 # Five frames a second [inferred].
-FPS = 5.0
+FPS, UP = 5.0, "-y"
 FRAMES = 3
 CLASSES = (
     "building",

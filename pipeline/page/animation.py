@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.page.clips import reel_of, shown_frames, up_of, upright
+from pipeline.page.clips import recorded_up, reel_of, shown_frames, upright
 from pipeline.page.clouds import PALETTE
 from pipeline.reader import Dataset
 
@@ -33,7 +33,7 @@ def side_by_side(dataset: Dataset, index: int, *, side: int = 128, frames: int =
     tints = np.array([[*bytes.fromhex(color)] for color in PALETTE] + [_NO_PART], np.uint8)
     filmed = f"f{shown[0]:03d}.png" in names
     if about["clip"]["points"] == "recorded":
-        clip = upright(clip, sample.get("valid.npy"), up_of(dataset, about))
+        clip = upright(clip, sample.get("valid.npy"), recorded_up(dataset.info["recipe"]["source"]))
     found = []
     for number in shown:
         there = sample["valid.npy"][number] if "valid.npy" in sample else np.ones(clip.shape[1], bool)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from pipeline.page.clouds import PALETTE, Cloud, moving_cloud
 from pipeline.reader import Dataset
+from pipeline.sources.recordings import importer
 
 POINTS = 768
 FRAMES = 72
@@ -25,8 +26,6 @@ SIDE = 128
 _LEAST_POINTS = 128
 _LEAST_FPS = 5
 _LEGEND = 24
-# Which way is up in a recording, where its json does not say: its axes are those of its format.
-_UP = {"radhar": "z", "mhomeges": "z", "hoi4d_actions": "-y", "hoi4d_semantic": "-y", "msr_action3d": "-y"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def load_clip(dataset: Dataset, index: int, *, bytes_allowed: float = float("inf
     most = min(POINTS, int(room / (point * len(shown)))) if math.isfinite(room) else POINTS
     points, valid = clip[shown], sample["valid.npy"][shown] if "valid.npy" in sample else None
     if about["clip"]["points"] == "recorded":
-        points = upright(points, valid, up_of(dataset, about))
+        points = upright(points, valid, recorded_up(dataset.info["recipe"]["source"]))
     cloud = moving_cloud(points, None if parts is None else parts[shown], valid, most=most, seed=seed)
     film = None
     if len(pictures) == len(shown):
@@ -148,14 +147,9 @@ def upright(points: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] | None
     return np.asarray(centred / max(float(radius), 1e-9), np.float32)
 
 
-def up_of(dataset: Dataset, about: dict[str, Any]) -> str:
-    """Which axis of a recording is up: "y", "z" or "-y"."""
-    return str(about.get("facts", {}).get("up") or recorded_up(dataset.info["recipe"]["source"]))
-
-
 def recorded_up(source: Mapping[str, Any]) -> str:
-    """The same by a recipe's source alone."""
-    return _UP.get(str(source.get("format")), "y")
+    """Which axis is up in the recordings of a recipe's source: "y", "z" or "-y"; "y" for what is filmed."""
+    return str(importer(source["format"]).UP) if source.get("kind") == "recording" else "y"
 
 
 def _cameras(about: dict[str, Any], shown: Sequence[int]) -> tuple[tuple[float, ...], ...]:

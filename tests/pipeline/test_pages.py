@@ -25,6 +25,7 @@ from pipeline.generate import generate
 from pipeline.page import animation, clips, clouds
 from pipeline.reader import Dataset
 from pipeline.recipe import Recipe
+from pipeline.sources.recordings import FORMATS
 from pipeline.stats import stats
 
 HOSTILE = "<script>alert(1)<" + "|img src=x onerror=alert(1)>&amp;\"'"
@@ -339,6 +340,13 @@ def test_what_is_up_in_a_recording_is_up_on_the_page(up: str) -> None:
     assert np.linalg.norm(shown, axis=-1).mean() < 1
     before, after = (one.reshape(-1, 3).astype(float) for one in (points, shown))
     assert np.linalg.det(np.linalg.lstsq(before - before.mean(0), after - after.mean(0), rcond=None)[0]) > 0  # turned, not mirrored
+
+
+def test_recordings_have_the_axes_of_their_format_and_what_is_filmed_has_y_up() -> None:
+    found = {name: clips.recorded_up({"kind": "recording", "format": name}) for name in FORMATS}
+    assert {name for name, up in found.items() if up == "z"} == {"radhar", "mhomeges"}
+    assert {up for name, up in found.items() if name not in ("radhar", "mhomeges")} == {"-y"}  # camera axes
+    assert clips.recorded_up({"kind": "creatures"}) == "y"
 
 
 def test_long_clips_are_thinned_in_time_and_kept_small() -> None:
