@@ -169,6 +169,8 @@ def _clips(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _recordings(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     source = recipe["source"]
     lengths = f"windows of {source['window']} frames, one every {source['step']}" if source["window"] else "whole recordings"
+    if source["format"] == "synthia4d":
+        lengths = "three frames of a drive each, newest first"
     short = {"keep": "kept as they are", "repeat_last": "filled up with their last frame", "leave_out": "left out"}[source["short"]]
     if source["at_least"] > 1:
         lengths += f"; those of fewer than {source['at_least']} frames {short}"
@@ -176,7 +178,8 @@ def _recordings(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [("Clips", lengths), ("Points", f"{recipe['points']['count']:,} a frame, metres, as recorded")]
     if source.get("images"):
         found.append(("Frames", f"{source['image_size']} × {source['image_size']}, the middle of the recording's images"))
-    return [*found, ("Held out", "; ".join(held) if held else "by the official split")]
+    usual = "every fourth person; there is no official split" if source["format"] == "mhomeges" else "by the official split"
+    return [*found, ("Held out", "; ".join(held) or usual)]
 
 
 def _cameras(rig: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.page.clips import recorded_up, reel_of, shown_frames, upright
+from pipeline.page.clips import recorded_up, reel_of, seen, shown_frames, upright
 from pipeline.page.clouds import PALETTE
 from pipeline.reader import Dataset
 
@@ -36,7 +36,7 @@ def side_by_side(dataset: Dataset, index: int, *, side: int = 128, frames: int =
         clip = upright(clip, sample.get("valid.npy"), recorded_up(dataset.info["recipe"]["source"]))
     found = []
     for number in shown:
-        there = sample["valid.npy"][number] if "valid.npy" in sample else np.ones(clip.shape[1], bool)
+        there = seen(sample["valid.npy"])[number] if "valid.npy" in sample else np.ones(clip.shape[1], bool)
         parts = sample["parts.npy"][number][there] if "parts.npy" in sample else None
         colors = np.full((int(there.sum()), 3), _INK, np.uint8)
         if parts is not None:

@@ -101,7 +101,7 @@ def load_clip(dataset: Dataset, index: int, *, bytes_allowed: float = float("inf
     shown = shown[: max(1, int(room / (point * min(_LEAST_POINTS, clip.shape[1]))))] if math.isfinite(room) else shown
     pictures = pictures[: len(shown)]
     most = min(POINTS, int(room / (point * len(shown)))) if math.isfinite(room) else POINTS
-    points, valid = clip[shown], sample["valid.npy"][shown] if "valid.npy" in sample else None
+    points, valid = clip[shown], seen(sample["valid.npy"])[shown] if "valid.npy" in sample else None
     if about["clip"]["points"] == "recorded":
         points = upright(points, valid, recorded_up(dataset.info["recipe"]["source"]))
     cloud = moving_cloud(points, None if parts is None else parts[shown], valid, most=most, seed=seed)
@@ -114,7 +114,12 @@ def load_clip(dataset: Dataset, index: int, *, bytes_allowed: float = float("inf
     part_names = about.get("part_names", []) if parts is not None else []
     legend = [(PALETTE[number % len(PALETTE)], name) for number, name in enumerate(part_names[:_LEGEND])]
     reel = reel_of(about["clip"]["times_s"], shown, sample.get("actions.npy"), about.get("action_names", []))
-    return ClipSample(*facts, cloud, film, reel, legend, _words(about, clip.shape, shown))
+    return ClipSample(*facts, cloud, film, reel, legend, _words(about, clip.shape, shown, sample.get("valid.npy")))
+
+
+def seen(valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """valid (T, N) with all points of the frames that only repeat another one, which would be empty to look at."""
+    return valid | ~valid.any(axis=1, keepdims=True)
 
 
 def shown_frames(length: int, fps: float, most: int = FRAMES) -> list[int]:
@@ -181,13 +186,18 @@ def _film(images: Sequence[npt.NDArray[np.uint8]], cameras: tuple[tuple[float, .
     return Film(text, columns, side, cameras)
 
 
-def _words(about: dict[str, Any], shape: tuple[int, ...], shown: Sequence[int]) -> str:
+def _words(about: dict[str, Any], shape: tuple[int, ...], shown: Sequence[int], valid: npt.NDArray[np.bool_] | None) -> str:
     """What is said below a clip: its character or person, frames and points."""
     clip, facts = about["clip"], about.get("facts", {})
     who = str(clip.get("character") or facts.get("person") or "").removeprefix("creature:")
     words = [who] if who else []
     words += [f"session {facts['session']}"] if facts.get("session") else []
-    words.append(f"{shape[0]:,} frames at {clip['fps']:g} a second, {shape[1]:,} points each")
+    words.append(f"{shape[0]:,} frames at {clip['fps']:g} a second")
+    words += ["newest first"] if clip["times_s"][-1] < clip["times_s"][0] else []
+    sizes = np.full(shape[0], shape[1]) if valid is None else valid.sum(axis=1)
+    repeated, median = int((sizes == 0).sum()), int(np.median(sizes[sizes > 0])) if sizes.any() else 0
+    words += [f"{repeated:,} without points of {'its' if repeated == 1 else 'their'} own"] if repeated else []
+    words.append(f"{shape[1]:,} points each" if median == shape[1] else f"{median:,} points in the median, filled up to {shape[1]:,}")
     step = shown[1] - shown[0] if len(shown) > 1 else 1
     words += [f"one of {step} frames shown"] if step > 1 else []
     words += [f"up to frame {shown[-1] + 1:,}"] if shown[-1] + step < shape[0] else []

@@ -27,6 +27,7 @@ from pipeline.reader import Dataset
 from pipeline.recipe import Recipe
 from pipeline.sources.recordings import FORMATS
 from pipeline.stats import stats
+from tests.pipeline.importers.recording_files import write_mhomeges, write_synthia
 
 HOSTILE = "<script>alert(1)<" + "|img src=x onerror=alert(1)>&amp;\"'"
 
@@ -340,6 +341,38 @@ def test_what_is_up_in_a_recording_is_up_on_the_page(up: str) -> None:
     assert np.linalg.norm(shown, axis=-1).mean() < 1
     before, after = (one.reshape(-1, 3).astype(float) for one in (points, shown))
     assert np.linalg.det(np.linalg.lstsq(before - before.mean(0), after - after.mean(0), rcond=None)[0]) > 0  # turned, not mirrored
+
+
+def test_a_drive_is_shown_newest_first_and_its_missing_frames_as_the_ones_they_repeat(tmp_path: Path) -> None:
+    for number in (3, 4, 6):
+        write_synthia(tmp_path / "in/SYNTHIA-SEQS-01-DAWN", number, points=40)
+    source = {"kind": "recording", "format": "synthia4d", "path": tmp_path / "in"}
+    uri = str(tmp_path / "data")
+    generate(Recipe.model_validate({"source": source, "points": {"count": 40}}), uri, progress=False, isolate=False)
+    dataset = Dataset.open(uri)
+    words = []
+    for index in range(3):
+        shown = clips.load_clip(dataset, index)
+        points = np.frombuffer(base64.b64decode(shown.cloud.points), np.int8).reshape(3, -1, 3)
+        assert (points[..., 0] != clouds.HIDDEN).any(axis=1).all()
+        pictures, _ = animation.side_by_side(dataset, index)
+        assert all(len(np.unique(picture)) > 1 for picture in pictures)
+        words.append(shown.words)
+    assert words == [
+        "3 frames at 5 a second, newest first, 2 without points of their own, 40 points each",
+        *["3 frames at 5 a second, newest first, 1 without points of its own, 40 points each"] * 2,
+    ]
+    assert ("Clips", "three frames of a drive each, newest first") in essentials(dataset.info)
+
+
+def test_a_radars_clip_says_how_many_points_it_has_before_they_fill_up(tmp_path: Path) -> None:
+    write_mhomeges(tmp_path / "in", people=("804",), gestures=("clap",))
+    uri = str(tmp_path / "data")
+    source = {"kind": "recording", "format": "mhomeges", "path": tmp_path / "in"}
+    generate(Recipe.model_validate({"source": source, "points": {"count": 64}}), uri, progress=False, isolate=False)
+    found = {clips.load_clip(Dataset.open(uri), index).words for index in range(2)}
+    assert found == {f"804, {frames} frames at 10 a second, 3 points in the median, filled up to 64" for frames in (5, 6)}
+    assert ("Held out", "every fourth person; there is no official split") in essentials(Dataset.open(uri).info)
 
 
 def test_recordings_have_the_axes_of_their_format_and_what_is_filmed_has_y_up() -> None:
