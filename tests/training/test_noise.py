@@ -1,9 +1,10 @@
 """The hash behind the random numbers of modules: SplitMix64 itself, evenly spread, and the same for a sample in any batch."""
 
 import numpy as np
+import pytest
 import torch
 
-from training.noise import fold, key_for, uniforms
+from training.noise import fold, key_for, tensor_uniforms, uniforms
 
 MASK = (1 << 64) - 1
 
@@ -24,6 +25,20 @@ def test_the_numbers_are_those_of_splitmix64() -> None:
     gamma = 0x9E3779B97F4A7C15
     wanted = [[min(((splitmix((key + i * gamma) & MASK) >> 40) + 0.5) / 2**24, 1 - 2**-24) for i in range(5)] for key in keys]
     np.testing.assert_allclose(found, wanted, rtol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5, 11), (0, 4)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_cpus_kernel_gives_the_bits_of_other_devices_operations(shape: tuple[int, ...], threads: int) -> None:
+    keys = torch.randint(0, (1 << 63) - 1, (5,), generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = uniforms(keys, *shape)
+    finally:
+        torch.set_num_threads(before)
+    assert found.shape == (5, *shape)
+    assert torch.equal(found, tensor_uniforms(keys, *shape))
 
 
 def test_a_samples_numbers_do_not_depend_on_its_batch() -> None:
