@@ -13,6 +13,7 @@ The session fixture `clips_dataset` (tests/training/conftest.py) is write_clips 
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import json
@@ -189,6 +190,7 @@ def gradients_main(rank: int, size: int, folder: str, data: str, config: dict[st
     try:
         gradients(World(rank, size), Path(folder), data, config)
     finally:
+        gc.collect()  # a wrapped module in a cycle would keep the group, whose threads abort a process that ends with them
         dist.destroy_process_group()
 
 

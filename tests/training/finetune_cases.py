@@ -1,5 +1,6 @@
 """Fine-tunings small enough for tests, and running one in a process of its own or in two."""
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -79,6 +80,7 @@ def rank_main(rank: int, size: int, folder: str, data: str, cases: dict[str, dic
         for kind, changes in cases.items():
             run(Path(folder) / "together" / kind, data, kind, World(rank, size), **changes)
     finally:
+        gc.collect()  # a wrapped module in a cycle would keep the group, whose threads abort a process that ends with them
         dist.destroy_process_group()
 
 

@@ -1,5 +1,6 @@
 """A training small enough for tests, and running one in a process of its own or in two."""
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def rank_main(rank: int, size: int, folder: str, data: str, changes: dict[str, A
     try:
         train(Path(folder) / "run", data, World(rank, size), **(changes or {}))
     finally:
+        gc.collect()  # a wrapped module in a cycle would keep the group, whose threads abort a process that ends with them
         dist.destroy_process_group()
 
 

@@ -1,5 +1,6 @@
 """A tokenizer small enough for tests, and training it in a process of its own or in two."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -45,4 +46,5 @@ def rank_main(rank: int, size: int, folder: str, data: str) -> None:
     try:
         train(Path(folder) / "run", data, World(rank, size))
     finally:
+        gc.collect()  # a wrapped module in a cycle would keep the group, whose threads abort a process that ends with them
         dist.destroy_process_group()
