@@ -42,7 +42,7 @@ def make_recording(recipe: Recipe, asset: Planned, watch: Stopwatch) -> Outcome:
     chosen = np.stack([_choice(int(sizes[row]), count, rng) for row in standing])
     valid = (np.arange(count) < sizes[standing, None]) & ~fillers[:, None]
     clip = np.stack([recording.frames[row][rows] for row, rows in zip(standing, chosen, strict=True)])
-    if not np.isfinite(clip).all() or not (recording.centres is None or np.isfinite(recording.centres).all()):
+    if not np.isfinite(clip).all():
         raise RecordingError("not_finite", f"{asset.source} holds coordinates that are no numbers; write it anew from its source.")
     members = {"clip.npy": npy(clip.astype(np.float32, copy=False))}
     if recording.features is not None:
@@ -63,7 +63,10 @@ def make_recording(recipe: Recipe, asset: Planned, watch: Stopwatch) -> Outcome:
         watch.lap("load")
         members[f"f{number:03d}.png"] = png.encode(image, pixels)
         watch.lap("encode")
-    members["json"] = _json(asset, recording)
+    try:
+        members["json"] = _json(asset, recording)
+    except ValueError:  # times, centres, facts
+        raise RecordingError("not_finite", f"{asset.source} holds values that are no numbers; write it anew from its source.") from None
     watch.lap("encode")
     return Outcome(members, tuple(dict.fromkeys(flags)), pixels.hexdigest() if recording.images else "", seconds=watch.seconds)
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from render import srgb
 from render.cameras import Cameras, ring
 from render.checks import check, normalize
 from render.meshes import SUFFIXES, Mesh, MeshError, load
@@ -265,9 +266,9 @@ def _pyrender_mesh(pyrender: Any, mesh: Mesh) -> Any:
                 positions=corners[here].reshape(-1, 3),
                 normals=np.repeat(normals[here], 3, axis=0),
                 texcoord_0=mesh.corner_uv[here].reshape(-1, 2) if textured and mesh.corner_uv is not None else None,
-                color_0=None if mesh.face_colors is None else np.repeat(_linear(mesh.face_colors[here] / 255), 3, axis=0),
+                color_0=None if mesh.face_colors is None else np.repeat(srgb.decode(mesh.face_colors[here] / 255), 3, axis=0),
                 material=pyrender.MetallicRoughnessMaterial(
-                    baseColorFactor=[*_linear(material.base_color[:3]), 1.0],
+                    baseColorFactor=[*srgb.decode(material.base_color[:3]), 1.0],
                     baseColorTexture=pyrender.Texture(source=material.texture, source_channels="RGBA") if textured else None,
                     metallicFactor=0.0,
                     alphaMode="OPAQUE",
@@ -290,9 +291,9 @@ def _embree() -> Candidate:
         corners = mesh.vertices[mesh.faces]
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
-        base_of_face = _linear(np.array([material.base_color[:3] for material in mesh.materials]))[mesh.face_material]
+        base_of_face = srgb.decode(np.array([material.base_color[:3] for material in mesh.materials]))[mesh.face_material]
         if mesh.face_colors is not None:
-            base_of_face = base_of_face * _linear(mesh.face_colors[:, :3] / 255)
+            base_of_face = base_of_face * srgb.decode(mesh.face_colors[:, :3] / 255)
         color, depth = np.empty((V, H, W, 4), np.uint8), np.zeros((V, H, W), np.float32)
         color[:] = [*(np.round(255 * np.array(style.background))), 0]
         for v in range(V):
@@ -310,7 +311,7 @@ def _embree() -> Candidate:
             lit = base_of_face[face] * light[face, None]
             if mesh.corner_uv is not None:
                 lit *= _texels(mesh, face, found["u"][hit], found["v"][hit])
-            color[v].reshape(-1, 4)[hit, :3] = np.round(255 * _srgb(np.minimum(lit, 1)))
+            color[v].reshape(-1, 4)[hit, :3] = np.round(255 * srgb.encode(np.minimum(lit, 1)))
             color[v].reshape(-1, 4)[hit, 3] = 255
             depth[v].reshape(-1)[hit] = found["tfar"][hit]
         return color, depth, depth > 0
@@ -328,13 +329,5 @@ def _texels(mesh: Mesh, face: npt.NDArray[np.int32], u: Floats, v: Floats) -> Fl
             here = np.flatnonzero(mesh.face_material[face] == number)
             h, w = material.texture.shape[:2]
             column, row = np.floor(at[here, 0] * w).astype(int) % w, np.floor((1 - at[here, 1]) * h).astype(int) % h
-            out[here] = _linear(material.texture[row, column, :3] / 255)
+            out[here] = srgb.decode(material.texture[row, column, :3] / 255)
     return out
-
-
-def _linear(s: Floats) -> Floats:
-    return np.where(s <= 0.04045, s / 12.92, ((s + 0.055) / 1.055) ** 2.4)
-
-
-def _srgb(x: Floats) -> Floats:
-    return np.where(x <= 0.0031308, x * 12.92, 1.055 * x ** (1 / 2.4) - 0.055)

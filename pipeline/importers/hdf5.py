@@ -6,6 +6,7 @@ import atexit
 import hashlib
 import json
 import math
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ import numpy as np
 
 _SIGNATURE, _NEWEST_SUPERBLOCK = b"\x89HDF\r\n\x1a\n", 3
 _CODE = "from pipeline.importers.hdf5 import serve; serve()"
-_SECONDS = 120.0
+_SECONDS = 120
 _children: list[subprocess.Popen[str]] = []
 _lock = threading.Lock()
 
@@ -67,31 +68,36 @@ def row_sha256(file: Path, names: Sequence[str], row: int) -> str:
 
 
 def _asked(*question: Any) -> Any:
-    """What the child answers; it lives for many questions. Raises OSError where it cannot, or dies of it."""
+    """What the child answers; it lives for many questions. Raises OSError where it cannot, or where two of them in turn die of it."""
     with _lock:
-        if not _children:
-            command = [sys.executable, "-P", "-c", _CODE]
-            _children.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True))
-        child = _children[0]
-        assert child.stdin is not None
-        assert child.stdout is not None
-        patience = threading.Timer(_SECONDS, child.kill)
-        patience.start()
-        try:
-            child.stdin.write(json.dumps(question) + "\n")
-            child.stdin.flush()
-            line = child.stdout.readline()
-        except OSError:
-            line = ""
-        finally:
-            patience.cancel()
-        if not line.endswith("\n"):
-            end()
-            raise OSError("the process that read it died of it")
+        line = _line(question) or _line(question)  # the first may have died of another program's doing
+    if not line:
+        raise OSError("the process that read it died of it")
     answer = json.loads(line)
     if "error" in answer:
         raise OSError(answer["error"])
     return answer["found"]
+
+
+def _line(question: Sequence[Any]) -> str:
+    """The child's line, or "" where it died. A child whose answer was not read to its end is ended: the next question would get it."""
+    if not _children:
+        command = [sys.executable, "-P", "-c", _CODE]
+        _children.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True))
+    child = _children[0]
+    assert child.stdin is not None
+    assert child.stdout is not None
+    line = ""
+    try:
+        child.stdin.write(json.dumps(question) + "\n")
+        child.stdin.flush()
+        line = child.stdout.readline()
+    except OSError:
+        pass  # it died before it had the question: no line, as where it dies of it
+    finally:
+        if not line.endswith("\n"):
+            end()
+    return line if line.endswith("\n") else ""
 
 
 @atexit.register
@@ -107,12 +113,14 @@ def serve() -> None:
     """The child: answers each line until there are no more."""
     tasks: dict[str, Callable[..., Any]] = {"_shapes": _shapes, "_row_sha256": _row_sha256}
     for line in sys.stdin:
+        signal.alarm(_SECONDS)  # ends this process in native code too, and where its parent is gone
         task, *arguments = json.loads(line)
         try:
             answer = {"found": tasks[task](*arguments)}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)
+        signal.alarm(0)
 
 
 def _shapes(file: str, names: list[str]) -> dict[str, tuple[int, ...]]:

@@ -100,6 +100,8 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
 
     def whole() -> tuple[Recording, int]:
         recording = _read(file, uri)
+        for array in (*recording.frames, *(recording.features or ())):
+            array.flags.writeable = False  # the other windows show the same
         return recording, 20 * recording.facts["points"] + 400 * recording.facts["frames"]
 
     # its other windows come one by one between those of all the others

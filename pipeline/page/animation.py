@@ -34,9 +34,10 @@ def side_by_side(dataset: Dataset, index: int, *, side: int = 128, frames: int =
     filmed = f"f{shown[0]:03d}.png" in names
     if about["clip"]["points"] == "recorded":
         clip = upright(clip, sample.get("valid.npy"), recorded_up(dataset.info["recipe"]["source"]))
+    valid = seen(sample["valid.npy"]) if "valid.npy" in sample else np.ones(clip.shape[:2], bool)
     found = []
     for number in shown:
-        there = seen(sample["valid.npy"])[number] if "valid.npy" in sample else np.ones(clip.shape[1], bool)
+        there = valid[number]
         parts = sample["parts.npy"][number][there] if "parts.npy" in sample else None
         colors = np.full((int(there.sum()), 3), _INK, np.uint8)
         if parts is not None:
@@ -61,16 +62,16 @@ def splats(points: npt.NDArray[np.float32], colors: Picture, pose: npt.NDArray[n
     pose: world to camera, OpenCV axes; focal: in picture widths. Drawn at twice the size and halved, which smoothes the edges.
     """
     wide = 2 * side
-    seen = points.astype(np.float64) @ pose[:3, :3].T + pose[:3, 3]
-    order = np.argsort(-seen[:, 2], kind="stable")
-    order = order[seen[order, 2] > 0.05]
-    seen, colors = seen[order], colors[order]
+    placed = points.astype(np.float64) @ pose[:3, :3].T + pose[:3, 3]
+    order = np.argsort(-placed[:, 2], kind="stable")
+    order = order[placed[order, 2] > 0.05]
+    placed, colors = placed[order], colors[order]
     canvas = np.empty((wide, wide, 3), np.uint8)
     canvas[:] = _STAGE
-    column = np.floor((seen[:, 0] / seen[:, 2] * focal + 0.5) * wide).astype(int)
-    row = np.floor((seen[:, 1] / seen[:, 2] * focal + 0.5) * wide).astype(int)
+    column = np.floor((placed[:, 0] / placed[:, 2] * focal + 0.5) * wide).astype(int)
+    row = np.floor((placed[:, 1] / placed[:, 2] * focal + 0.5) * wide).astype(int)
     radius = max(1.5, wide / (110 if len(points) > 128 else 50))
-    depth = (seen[:, 2] - seen[:, 2].min(initial=np.inf)) / max(float(np.ptp(seen[:, 2])) if len(seen) else 0.0, 1e-9)
+    depth = (placed[:, 2] - placed[:, 2].min(initial=np.inf)) / max(float(np.ptp(placed[:, 2])) if len(placed) else 0.0, 1e-9)
     faded = np.rint(colors + (np.array(_STAGE) - colors) * (0.4 * depth)[:, None]).astype(np.uint8)
     reach = int(np.ceil(radius))
     u, v = np.array([(u, v) for u in range(-reach, reach + 1) for v in range(-reach, reach + 1) if u * u + v * v <= radius * radius]).T

@@ -197,7 +197,8 @@ def _words(about: dict[str, Any], shape: tuple[int, ...], shown: Sequence[int], 
     sizes = np.full(shape[0], shape[1]) if valid is None else valid.sum(axis=1)
     repeated, median = int((sizes == 0).sum()), int(np.median(sizes[sizes > 0])) if sizes.any() else 0
     words += [f"{repeated:,} without points of {'its' if repeated == 1 else 'their'} own"] if repeated else []
-    words.append(f"{shape[1]:,} points each" if median == shape[1] else f"{median:,} points in the median, filled up to {shape[1]:,}")
+    full = bool((sizes[sizes > 0] == shape[1]).all())
+    words.append(f"{shape[1]:,} points each" if full else f"{median:,} points in the median, filled up to {shape[1]:,}")
     step = shown[1] - shown[0] if len(shown) > 1 else 1
     words += [f"one of {step} frames shown"] if step > 1 else []
     words += [f"up to frame {shown[-1] + 1:,}"] if shown[-1] + step < shape[0] else []

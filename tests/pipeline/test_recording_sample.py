@@ -2,7 +2,9 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,10 +252,13 @@ def test_draws_belong_to_content_and_seed(monkeypatch: pytest.MonkeyPatch) -> No
     assert len({clip(), clip(sha256="cd"), clip(seed=1)}) == 3
 
 
-@pytest.mark.parametrize("where", ["frames", "features", "centres"])
+@pytest.mark.parametrize("where", ["frames", "features", "centres", "facts"])
 def test_values_that_are_no_numbers_are_a_reason(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     recording = numbered([4, 4], centres=np.zeros((2, 3)))
-    getattr(recording, where)[1][..., 0] = np.nan
+    if where == "facts":
+        recording = replace(recording, facts={"start_s": math.nan})
+    else:
+        getattr(recording, where)[1][..., 0] = np.nan
     with pytest.raises(RecordingError) as caught:
         made(monkeypatch, recording, 4)
     assert caught.value.reason == "not_finite"

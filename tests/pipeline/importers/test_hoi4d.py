@@ -1,4 +1,3 @@
-import os
 import re
 from pathlib import Path
 
@@ -7,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.generate import generate
-from pipeline.importers import hdf5
+from pipeline.importers import hdf5, hoi4d
 from pipeline.importers.recording import RecordingError
 from pipeline.manifest import read_all
 from pipeline.recipe import Recipe
@@ -223,14 +222,14 @@ def test_a_file_that_ends_its_reader_costs_itself_alone(tmp_path: Path, monkeypa
     whole = {uri: content_sha256(source(tmp_path), uri) for uri in uris(source(tmp_path))}
     deadly = """
 import os
-from pipeline.importers import hdf5
+from pipeline.importers import hdf5, hoi4d
 real = hdf5.opened
 hdf5.opened = lambda file, names: os.abort() if file.name == "train2.h5" else real(file, names)
 hdf5.serve()
 """
     monkeypatch.setattr(hdf5, "_CODE", deadly)
     hdf5.end()
-    os.utime(tmp_path / "train2.h5", ns=(1, 1))
+    forget()
     found = {}
     for asset in assets(source(tmp_path)):
         try:
@@ -239,6 +238,67 @@ hdf5.serve()
             found[asset.uri] = ""
     hdf5.end()
     assert found == {uri: digest for uri, digest in whole.items() if "train2" not in uri} | {"train2.h5": ""}
+
+
+def forget() -> None:
+    hoi4d._shape_of.cache_clear()
+    hoi4d._row_sha256.cache_clear()
+
+
+def test_a_reader_that_others_end_is_not_charged_to_a_file(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_hoi4d(tmp_path / f"train{number}.h5", 2, number)
+    found = []
+    for killed in (False, True):
+        forget()
+        rows = {}
+        for asset in assets(source(tmp_path)):
+            if killed:
+                hdf5._children[0].kill()
+                hdf5._children[0].wait()
+            rows[asset.uri] = content_sha256(source(tmp_path), asset.uri)
+        found.append(rows)
+    hdf5.end()
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
+
+
+def test_a_question_that_was_broken_off_does_not_answer_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_hoi4d(tmp_path / "train1.h5", 2)
+    write_hoi4d(tmp_path / "train2.h5", 3)
+    assert hdf5.shapes(tmp_path / "train1.h5", ["pcd"])["pcd"][0] == 2
+    child = hdf5._children[0]
+
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(child.stdout, "readline", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        hdf5.shapes(tmp_path / "train1.h5", ["pcd"])
+    assert child.poll() is not None
+    assert hdf5.shapes(tmp_path / "train2.h5", ["pcd"])["pcd"][0] == 3
+    hdf5.end()
+
+
+def test_a_reader_that_hangs_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_hoi4d(tmp_path / "train1.h5", 1)
+    monkeypatch.setattr(
+        hdf5,
+        "_CODE",
+        """
+from pipeline.importers import hdf5, hoi4d
+hdf5._SECONDS = 1
+def hang(file, names):
+    while True:
+        pass
+hdf5.opened = hang
+hdf5.serve()
+""",
+    )
+    hdf5.end()
+    with pytest.raises(OSError, match="died of it"):
+        hdf5.shapes(tmp_path / "train1.h5", ["pcd"])
+    assert not hdf5._children
 
 
 @pytest.mark.parametrize("chunked", [False, True])
