@@ -272,13 +272,10 @@ def plain_image(image: NDArray[np.uint8], config: ImageAugment) -> NDArray[np.fl
 
 
 class FramesAugment(ImageAugment):
-    """One random view of an image video: one crop, one change of colours and one flip for all of its frames.
-
-    Not mirrored by default, and not for CrossVideo, since the points of the same clip are not.
-    """
+    """One random view of an image video: one crop and one change of colours for all of its frames."""
 
     crop: tuple[float, float] = Field(default=(0.6, 1.0), description="range of the share of the area that a crop keeps")
-    flip: float = Field(default=0.0, ge=0, le=1, description="probability of a mirror image, left to right")
+    flip: float = Field(default=0.0, ge=0, le=0, description="no: `ClipAugment.flip` mirrors a clip's points and images together")
     hue: float = Field(default=0.1, ge=0, le=0.5, description="largest shift of the hue, in turns")
     colours: float = Field(default=0.8, ge=0, le=1, description="probability that colours change at all")
 
@@ -298,7 +295,7 @@ def shift_hue(image: NDArray[np.float32], turns: float) -> NDArray[np.float32]:
 def augment_frames(images: Sequence[NDArray[np.uint8]], config: FramesAugment, rng: Generator) -> NDArray[np.float32]:
     """A random view (T, 3, size, size) float32 of T images (H, W, 3 or 4) uint8, in units of ImageNet's mean and deviation.
 
-    Every frame has the same crop, factors, hue and flip. ValueError for frames of different sizes.
+    Every frame has the same crop, factors and hue. ValueError for frames of different sizes.
     """
     if len({image.shape for image in images}) != 1:
         raise ValueError(f"the frames of a video must have one size, got {sorted({image.shape for image in images})}")
@@ -307,12 +304,11 @@ def augment_frames(images: Sequence[NDArray[np.uint8]], config: FramesAugment, r
     coloured = rng.random() < config.colours
     changes = draw_colours(rng, config.brightness, config.contrast, config.saturation)
     turns = rng.uniform(-config.hue, config.hue)
-    mirrored = rng.random() < config.flip
     views = []
     for image in images:
         view = _planar(image[rows, columns], config.size, config.background)
         if coloured:
             change_colours(view, changes)
             view = shift_hue(view, turns) if config.hue else view
-        views.append(_standardised(view[:, :, ::-1] if mirrored else view))
+        views.append(_standardised(view))
     return np.stack(views)

@@ -5,13 +5,14 @@ list of source frames u (T,); `ClipAugment.mode` says how the lists hang togethe
 
     window  u_l = o + g·l, o a multiple of g, drawn for each stream such that any two of them share at least T/2 source frames;
             two frames correspond iff their source indices are equal. With an encoder that thins out time by a stride s, starts are
-            multiples of s·g apart, so that it keeps the same frames of all streams
+            multiples of s·g apart, so that it keeps the same frames of all streams; those of a clip with fewer than s·g frames more
+            than a view spans are then equal, as in `shared`
     bins    the S source frames in T equal bins, one frame drawn from each; frames correspond iff their bins are equal
     shared  one window for all streams
 
 With equal lists, or bins, the place of a frame in its list gives its partner away, and an encoder with position terms need not look at the
-frame at all; `window` is the default because equal places then mean different times. Time is never reversed or shuffled. Rotation,
-scale and translation are drawn once a clip; points and jitter are drawn anew for each frame.
+frame at all; `window` is the default because equal places then mean different times. Time is never reversed or shuffled. A mirror image is
+drawn once for all streams of a clip, rotation, scale and translation once for each; points and jitter are drawn anew for each frame.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class ClipAugment(BaseModel):
     count: int | None = Field(default=None, ge=1, description="points of a frame, drawn anew for each; all if not given")
     normalise: Literal["clip", "none"] = Field(default="clip", description="mean of all frames to the origin, largest norm of all to 1")
     rotation: Literal["y", "z", "so3", "none"] = "y"
+    flip: float = Field(default=0.0, ge=0, le=1, description="probability that a clip is mirrored, x to −x, its images with it")
     angle: float = Field(default=math.pi, ge=0, le=math.pi, description="largest angle of a rotation about y or z, in radians")
     scale: tuple[float, float] = (0.8, 1.2)
     translate: float = Field(default=0.1, ge=0, description="largest shift along an axis, in extents of the clip along it")
@@ -217,6 +219,20 @@ def normalise_clip(clip: Clip) -> Clip:
     radius = math.sqrt(float(np.einsum("tni,tni->tn", places, places).max()))
     if radius > 0:
         places *= np.float32(1 / radius)
+    return out
+
+
+def mirrors(config: ClipAugment, seed: int, epoch: int, key: str) -> bool:
+    """Whether this clip is seen in the mirror in this epoch: points and images of one object together, or left would be right in one."""
+    return config.flip > 0 and bool(rng_for(seed, epoch, key, "flip").random() < config.flip)
+
+
+def mirrored(clip: Clip, config: ClipAugment, seed: int, epoch: int, key: str) -> Clip:
+    """The clip (T, N, 3 + F), or where `mirrors` says so a copy of it with every point of every frame at −x; features stay."""
+    if not mirrors(config, seed, epoch, key):
+        return clip
+    out = clip.copy()
+    out[..., 0] *= -1
     return out
 
 

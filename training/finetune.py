@@ -38,6 +38,7 @@ from training.encoders import build as build_encoder
 from training.encoders.dgcnn import DGCNNConfig
 from training.evaluation.figure import Figure
 from training.evaluation.norms import settle
+from training.evaluation.owners import numbered
 from training.files import FileError, check_folder, read_plain, read_tensors, write_folder, write_json
 from training.journal import curves
 from training.loop import FitConfig, Place, Trained, TrainingError, facts, fit
@@ -46,6 +47,7 @@ from training.ops.batchnorm import sum_over_ranks
 from training.partial import over
 from training.tasks import ClassificationConfig, Task, TaskConfig, fits, open_task, task_from_record
 from training.tasks.items import Items, divide
+from training.tasks.layers import labelled
 from training.tasks.viewing import Item, Viewing
 
 
@@ -205,7 +207,7 @@ def finetune(
         if not (due and len(items.validation)):
             return {}
         rows = _score(module, config, dataset, items.validation, world)
-        if not (rows[:, 1] > 0).any():
+        if not labelled(rows).any():
             return {}
         rows = rows[task.counted(rows)]
         found = {metric.name: metric.value for metric in task.metrics(rows)}
@@ -284,7 +286,7 @@ def _open(config: FinetuneConfig, dataset: Dataset) -> tuple[Task, Items]:
     train = dataset.indices(config.train_split)
     task = open_task(config.task, dataset, train)
     splits = (config.train_split, config.validation_split, config.test_split)
-    items = divide(dataset, splits, config.validation, config.labels, task.categories, config.fit.seed, task.groups(dataset, train))
+    items = divide(dataset, splits, config.validation, config.labels, task.categories, config.fit.seed, task.owners(dataset, train))
     if not len(items.test):
         raise ValueError(f"The dataset {dataset.uri} has nothing to test on in the split {config.test_split!r}: name another split.")
     return task, replace(items, details=items.details | task.facts(dataset, items, config.viewing()))
@@ -342,20 +344,22 @@ def _figures(
     fingerprint: str,
 ) -> list[Figure]:
     found = []
+    whose = module.task.owners(dataset, items.test)
     for votes in dict.fromkeys((0, config.votes)):
         rows = _score(module, config, dataset, items.test, world, votes)
         use = module.task.counted(rows)
-        if not (rows[:, 1] > 0).any():
+        if not labelled(rows).any():
             raise TrainingError(f"No item of the split {config.test_split!r} of {dataset.uri} has labels that the training knows.")
         keys = [dataset.keys[i] for i in items.test[use].tolist()]
         about = {
             **items.details,
             "items": _digest(keys),
-            "test_items_without_labels": int((~use).sum()),
+            "test_items_without_labels": int((~labelled(rows)).sum()),
             "labels": config.labels,
             "freeze_encoder": config.freeze_encoder,
             "votes": votes,
             "points": config.points or "all",
+            **({} if whose is None else {"owners": numbered(whose[items.test[use]])}),
         }
         found += [
             Figure(

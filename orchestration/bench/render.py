@@ -268,7 +268,7 @@ def _pyrender_mesh(pyrender: Any, mesh: Mesh) -> Any:
                 texcoord_0=mesh.corner_uv[here].reshape(-1, 2) if textured and mesh.corner_uv is not None else None,
                 color_0=None if mesh.face_colors is None else np.repeat(srgb.decode(mesh.face_colors[here] / 255), 3, axis=0),
                 material=pyrender.MetallicRoughnessMaterial(
-                    baseColorFactor=[*srgb.decode(material.base_color[:3]), 1.0],
+                    baseColorFactor=[*srgb.decode(np.asarray(material.base_color[:3], np.float64)), 1.0],
                     baseColorTexture=pyrender.Texture(source=material.texture, source_channels="RGBA") if textured else None,
                     metallicFactor=0.0,
                     alphaMode="OPAQUE",

@@ -19,7 +19,10 @@ _ALL_PAIRS = 4
 
 @dataclass(frozen=True)
 class Contrast:
-    """First minus second, in [−1, 1]: `value` with its 95 % interval over the test items, and one difference for each training seed."""
+    """First minus second, in [−1, 1]: `value` with its 95 % interval over the test items, and one difference for each training seed.
+
+    whole: whether the interval draws the owners of the items, with all of theirs.
+    """
 
     first: str
     second: str
@@ -27,6 +30,7 @@ class Contrast:
     low: float
     high: float
     seeds: tuple[float, ...]
+    whole: bool
 
     @property
     def shown(self) -> bool:
@@ -52,12 +56,24 @@ class Compared:
     label: str
     turned: bool
     n: int
+    owners: int | None
     rows: list[tuple[Contrast, Markup]]
     unpaired: list[str]
 
     @property
     def clouds(self) -> str:
         return "clouds turned" if self.turned else "clouds as they are"
+
+    @property
+    def items(self) -> str:
+        """What the intervals are over."""
+        found = f"{self.n:,} test items"
+        if self.owners is None:
+            return found
+        found += f" of {self.owners:,} character{'s' * (self.owners != 1)} or person{'s' * (self.owners != 1)}"
+        if any(row.whole for row, _ in self.rows):
+            return f"{found}: the intervals draw these, each with all of its items."
+        return f"{found}: too few to draw, so the intervals are over items and speak of these alone."
 
     @property
     def summary(self) -> str:
@@ -98,8 +114,9 @@ def _compared(name: str, turned: bool, arms: Mapping[str, list[Found]]) -> Compa
             unpaired.append(f"{first} and {second}")
     reach = max((max(map(abs, (row.low, row.high, *row.seeds))) for row in rows), default=0.0)
     drawn = [(row, charts.interval(row.value, row.low, row.high, row.seeds, reach)) for row in rows]
-    n = next(iter(arms.values()))[0].figure["n"]
-    return Compared(name, turned, n, drawn, unpaired)
+    figure = next(iter(arms.values()))[0].figure
+    owners = figure["details"].get("owners")
+    return Compared(name, turned, figure["n"], None if owners is None else len(set(owners)), drawn, unpaired)
 
 
 def _contrast(first: str, second: str, arms: Mapping[str, list[Found]]) -> Contrast | None:
@@ -110,7 +127,8 @@ def _contrast(first: str, second: str, arms: Mapping[str, list[Found]]) -> Contr
         return None
     values = [{one.seed: float(one.figure["value"]) for one in side} for side in (ours, theirs)]
     seeds = sorted(values[0].keys() & values[1].keys())
-    return Contrast(first, second, between.value, between.low, between.high, tuple(values[0][seed] - values[1][seed] for seed in seeds))
+    by_seed = tuple(values[0][seed] - values[1][seed] for seed in seeds)
+    return Contrast(first, second, between.value, between.low, between.high, by_seed, between.owners is not None)
 
 
 def _of(found: Sequence[Found], weights: str) -> list[Found]:

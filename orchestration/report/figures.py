@@ -252,17 +252,19 @@ def paired(first: Sequence[Found], second: Sequence[Found]) -> Difference | None
     if len(kinds) != 1 or not figures[0]["details"].get("scores"):
         return None
     ours, theirs = (np.array([one[seed]["details"]["scores"] for seed in seeds], np.float64) for one in by_seed)
-    return _bootstrap(np.mean(ours, axis=0).tobytes(), np.mean(theirs, axis=0).tobytes())
+    owners = np.array(figures[0]["details"].get("owners", ()), np.int64)
+    return _bootstrap(np.mean(ours, axis=0).tobytes(), np.mean(theirs, axis=0).tobytes(), owners.tobytes())
 
 
 @functools.lru_cache(maxsize=4096)
-def _bootstrap(first: bytes, second: bytes) -> Difference:
+def _bootstrap(first: bytes, second: bytes, owners: bytes) -> Difference:
     """Remembered, for the page shows some differences twice."""
     import numpy as np
 
     from training.evaluation.bootstrap import paired_difference
 
-    return paired_difference(np.frombuffer(first), np.frombuffer(second))
+    whose = np.frombuffer(owners, np.int64) if owners else None
+    return paired_difference(np.frombuffer(first), np.frombuffer(second), owners=whose)
 
 
 def _tree(

@@ -31,6 +31,17 @@ def test_every_experiment_that_ships_is_valid(file: Path) -> None:
     assert load_yaml(file, Experiment).name
 
 
+def test_what_two_experiments_share_is_the_same_in_both() -> None:
+    small, families, unlabelled = (
+        load_yaml(ROOT / "orchestration" / "recipes" / f"crossvideo_{name}.yaml", Experiment)
+        for name in ("small", "families", "unlabelled")
+    )
+    assert unlabelled.finetune["recognition"].data == small.data
+    assert unlabelled.pretrain["all"] == small.pretrain["all"] == families.pretrain["all"]
+    for name in ("recognition", "few-recognition"):
+        assert unlabelled.finetune[name].training == small.finetune[name].training == families.finetune[name].training
+
+
 def test_the_readmes_own_experiment_is_valid(tmp_path: Path) -> None:
     block = README.split("## An experiment")[1].split("`crossloom run mine.yaml`")[0]
     (tmp_path / "mine.yaml").write_text("\n".join(line[4:] for line in block.splitlines()))

@@ -122,6 +122,24 @@ def test_what_an_interval_around_zero_shows_is_nothing(tmp_path: Path, first: li
     assert row.per_seed == "one seed"
 
 
+def test_intervals_of_clips_are_over_their_characters_where_there_are_enough(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    said = {}
+    for owners in (16, 3):
+        whose = np.arange(160) % owners
+        high = {("a", 0): (rng.standard_normal(owners)[whose], np.zeros(160)), ("b", 0): (np.zeros(160), np.zeros(160))}
+        (compared,) = arms.compare(evaluated(tmp_path, high, details={"owners": whose.tolist()}))
+        (plain,) = arms.compare(evaluated(tmp_path, high))
+        row, over_items = compared.rows[0][0], plain.rows[0][0]
+        assert row.value == over_items.value
+        assert (row.high - row.low > 2 * (over_items.high - over_items.low)) == row.whole == (owners == 16)
+        said[owners] = compared.items
+        outcomes = evaluated(tmp_path, high, details={"owners": whose.tolist()})
+        assert compared.items in Page(write_report(tmp_path / "page", "e", outcomes)).text
+    assert said[16] == "160 test items of 16 characters or persons: the intervals draw these, each with all of its items."
+    assert "of 3 characters or persons: too few to draw" in said[3]
+
+
 def test_many_arms_are_held_against_the_first_and_against_random_weights(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     names = ["e", "d", "c", "b", "a"]

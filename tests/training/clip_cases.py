@@ -13,7 +13,6 @@ The session fixture `clips_dataset` (tests/training/conftest.py) is write_clips 
 
 from __future__ import annotations
 
-import gc
 import io
 import itertools
 import json
@@ -23,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
@@ -33,6 +31,7 @@ from pipeline.reader import Dataset
 from pipeline.recipe import Recipe
 from pipeline.storage import Store
 from pipeline.worker import Outcome, make_shard
+from tests.training.gloo import gloo
 from training.batches import collate
 from training.distributed import World, wrap
 from training.objectives import prepare
@@ -186,12 +185,8 @@ def gradients(world: World, folder: Path, data: str, config: dict[str, Any]) -> 
 
 def gradients_main(rank: int, size: int, folder: str, data: str, config: dict[str, Any]) -> None:
     """`gradients` as one of several gloo workers that meet in a file."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=size)
-    try:
+    with gloo(rank, size, folder):
         gradients(World(rank, size), Path(folder), data, config)
-    finally:
-        gc.collect()  # a wrapped module in a cycle would keep the group, whose threads abort a process that ends with them
-        dist.destroy_process_group()
 
 
 ENCODER: dict[str, Any] = {

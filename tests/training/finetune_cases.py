@@ -1,15 +1,12 @@
 """Fine-tunings small enough for tests, and running one in a process of its own or in two."""
 
-import gc
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
 from pipeline.reader import Dataset
+from tests.training.gloo import gloo
 from training.distributed import World
 from training.encoders import DGCNNConfig, P4TransformerConfig, P4UNetConfig, PointNetConfig, PointTransformerConfig
 from training.finetune import FinetuneConfig, finetune
@@ -74,14 +71,9 @@ def run(folder: Path, data: str, kind: str, world: World | None = None, given: P
 
 def rank_main(rank: int, size: int, folder: str, data: str, cases: dict[str, dict[str, Any]]) -> None:
     """One of several gloo workers that meet in a file; a run for each kind of task with its changes."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    try:
+    with gloo(rank, size, folder):
         for kind, changes in cases.items():
             run(Path(folder) / "together" / kind, data, kind, World(rank, size), **changes)
-    finally:
-        gc.collect()  # a wrapped module in a cycle would keep the group, whose threads abort a process that ends with them
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -416,9 +416,9 @@ def test_refuses_what_is_no_image(wrong: NDArray[np.generic]) -> None:
 # ---- image videos ----------------------------------------------------------------------------------------------------
 
 
-def test_every_frame_of_a_video_gets_the_same_crop_colours_and_flip() -> None:
+def test_every_frame_of_a_video_gets_the_same_crop_and_colours() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    config = FramesAugment(size=12, crop=(0.4, 0.9), flip=0.5)
+    config = FramesAugment(size=12, crop=(0.4, 0.9))
     for number in range(20):
         video = augment_frames([image] * 5, config, rng_for(0, number, "a", "images"))
         assert video.shape == (5, 3, 12, 12)
@@ -431,7 +431,7 @@ def test_every_frame_of_a_video_gets_the_same_crop_colours_and_flip() -> None:
         augment_frames([image, image[:10]], config, rng_for(0, 1, "a", "images"))
 
 
-def test_a_video_without_random_steps_is_its_plain_images_and_is_not_mirrored_by_default() -> None:
+def test_a_video_without_random_steps_is_its_plain_images() -> None:
     images = list(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
     config = FramesAugment(size=16, crop=(1.0, 1.0), colours=0.0)
     for number in range(10):

@@ -62,6 +62,7 @@ def test_a_run_leaves_model_encoder_and_figures(left_alone: tuple[str, Path], cl
         assert figure.n == len(figure.details["scores"]) == 6
         assert figure.chance is not None
         assert 0 <= figure.chance <= 1
+        assert figure.details["owners"] == list(range(6))  # each clip has a file of its own
     assert load_finetuned(folder).task.record() == json.loads((folder / "model" / "model.json").read_text())["labels"]
 
 

@@ -1,15 +1,12 @@
 """A training small enough for tests, and running one in a process of its own or in two."""
 
-import gc
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
 from pipeline.reader import Dataset
+from tests.training.gloo import gloo
 from training.distributed import World
 from training.loop import Place
 from training.pretrain import PretrainConfig, pretrain
@@ -38,13 +35,8 @@ def train(folder: Path, data: str, world: World, given: str | None = None, **cha
 
 def rank_main(rank: int, size: int, folder: str, data: str, changes: dict[str, Any] | None = None) -> None:
     """One of several gloo workers that meet in a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    try:
+    with gloo(rank, size, folder):
         train(Path(folder) / "run", data, World(rank, size), **(changes or {}))
-    finally:
-        gc.collect()  # a wrapped module in a cycle would keep the group, whose threads abort a process that ends with them
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

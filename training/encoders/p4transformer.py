@@ -64,7 +64,8 @@ class P4Transformer(nn.Module):
     def frame_stages(self, points: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What `frame_features` gives before and after the transformer, in one pass."""
         _, tokens = self.tubes(points, keys)
-        return _of_frames(tokens), self._after(tokens, keys)[1]
+        before = _of_frames(tokens)
+        return before, self._after(tokens, keys, before)[1]
 
     def point_features(self, points: Tensor, keys: Tensor | None = None) -> Tensor:
         """Features of every point: (B, T, N, point_dim), those of the nearest anchors, the frame's, and the coordinates.
@@ -79,9 +80,12 @@ class P4Transformer(nn.Module):
     def forward(self, points: Tensor, keys: Tensor | None = None) -> Tensor:
         return self.frame_features(points, keys).amax(1)
 
-    def _after(self, tokens: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Tokens of anchors, and of frames after the transformer."""
-        entering = _of_frames(tokens) if self.config.tokens == "frames" else tokens.flatten(1, 2)
+    def _after(self, tokens: Tensor, keys: Tensor | None, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens of anchors, and of frames after the transformer; `before`: those of frames before it, where they are known."""
+        if self.config.tokens == "anchors":
+            entering = tokens.flatten(1, 2)
+        else:
+            entering = _of_frames(tokens) if before is None else before
         leaving = self.transformer(entering.relu() if self.relu else entering, keys)
         if self.config.tokens == "frames":
             return tokens, leaving

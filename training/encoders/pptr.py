@@ -53,18 +53,19 @@ class PPTr(nn.Module):
     def frame_features(self, points: Tensor, keys: Tensor | None = None, stage: Stage = "post") -> Tensor:
         """Features of the output frames, before or after transformer₂: (B, L, frame_dim)."""
         _, tokens = self._grouped(points, keys)
-        return _of_frames(tokens) if stage == "pre" else self._after(tokens, keys)
+        return _of_groups(tokens).amax(2) if stage == "pre" else self._after(_of_groups(tokens), keys)
 
     def frame_stages(self, points: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What `frame_features` gives before and after transformer₂, in one pass."""
         _, tokens = self._grouped(points, keys)
-        return _of_frames(tokens), self._after(tokens, keys)
+        groups = _of_groups(tokens)
+        return groups.amax(2), self._after(groups, keys)
 
     def point_features(self, points: Tensor, keys: Tensor | None = None) -> Tensor:
         """Features of every point: (B, T, N, point_dim), those of the nearest anchors after transformer₁, the frame's, and the
         coordinates. [ours]"""
         anchors, tokens = self._grouped(points, keys)
-        return carried(points, anchors, tokens.flatten(2, 3), self._after(tokens, keys), self.frame_index(points.shape[1]))
+        return carried(points, anchors, tokens.flatten(2, 3), self._after(_of_groups(tokens), keys), self.frame_index(points.shape[1]))
 
     def forward(self, points: Tensor, keys: Tensor | None = None) -> Tensor:
         return self.frame_features(points, keys).amax(1)
@@ -81,13 +82,12 @@ class PPTr(nn.Module):
         rows = tokens.relu().reshape(-1, number // groups, width)
         return anchors, self.within(rows, keys).view(clips, length, groups, -1, width)
 
-    def _after(self, tokens: Tensor, keys: Tensor | None) -> Tensor:
-        groups = tokens.max(3).values
+    def _after(self, groups: Tensor, keys: Tensor | None) -> Tensor:
         entering = groups.amax(2) if self.config.hierarchy == "frames" else groups.flatten(1, 2)
         leaving: Tensor = self.across(entering.relu(), keys)
         return leaving if self.config.hierarchy == "frames" else leaving.view_as(groups).amax(2)
 
 
-def _of_frames(tokens: Tensor) -> Tensor:
-    """(B, L, G, m, C) -> (B, L, C)."""
-    return tokens.flatten(2, 3).max(2).values
+def _of_groups(tokens: Tensor) -> Tensor:
+    """(B, L, G, m, C) -> (B, L, G, C)."""
+    return tokens.max(3).values

@@ -10,6 +10,8 @@ from scipy import stats
 
 from training.evaluation.figure import Figure
 
+FEWEST_OWNERS = 8
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -19,12 +21,23 @@ class Difference:
     low: float
     high: float
     level: float
+    owners: int | None = None
+    """how many owners were drawn whole; None: items were drawn"""
 
 
 def paired_difference(
-    first: NDArray[np.float64], second: NDArray[np.float64], seed: int = 0, level: float = 0.95, resamples: int = 9999
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = 9999,
+    owners: NDArray[np.int64] | None = None,
 ) -> Difference:
     """Percentile bootstrap interval of mean(first − second) over items drawn with replacement, (n,) scores of the same items each.
+
+    owners (n,): whose each item is, for items that are not independent, such as clips of one character: then owners are drawn, with all of
+    their items (the cluster bootstrap: Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8). Fewer than
+    FEWEST_OWNERS say nothing of other ones: then items are drawn, and the interval is of these owners alone.
 
     ValueError for arrays of different length or none.
     """
@@ -33,6 +46,16 @@ def paired_difference(
     each = first.astype(np.float64) - second.astype(np.float64)
     if (each == each[0]).all():
         return Difference(float(each[0]), float(each[0]), float(each[0]), level)
+    if owners is not None:
+        if owners.shape != each.shape:
+            raise ValueError(f"owners need one entry an item, got {owners.shape} for {each.shape}")
+        _, number = np.unique(owners, return_inverse=True)
+        sums, sizes = np.bincount(number, each), np.bincount(number)
+        if len(sums) >= FEWEST_OWNERS:
+            drawn = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
+            means = sums[drawn].sum(1) / sizes[drawn].sum(1)
+            low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+            return Difference(float(each.mean()), float(low), float(high), level, len(sums))
     result = stats.bootstrap(
         (each,), np.mean, n_resamples=resamples, batch=1000, confidence_level=level, method="percentile", rng=np.random.default_rng(seed)
     )
@@ -49,4 +72,6 @@ def compare(first: Figure, second: Figure, level: float = 0.95) -> Difference:
     other = [name for name in same if getattr(first, name) != getattr(second, name)]
     if other or first.details["items"] != second.details["items"]:
         raise ValueError(f"the figures {first.name} and {second.name} cannot be paired: they differ in {', '.join(other) or 'items'}")
-    return paired_difference(np.array(first.details["scores"], float), np.array(second.details["scores"], float), first.seed, level)
+    a, b = (np.array(figure.details["scores"], float) for figure in (first, second))
+    owners = np.array(first.details["owners"]) if "owners" in first.details else None
+    return paired_difference(a, b, first.seed, level, owners=owners)

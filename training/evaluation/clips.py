@@ -22,6 +22,7 @@ from pipeline.reader import Dataset
 from training.augment import FramesAugment, plain_image, random_rotation, rng_for
 from training.batches import collate
 from training.clip_views import STREAMS, Clip, ClipAugment, frame_names, load_frames, plain_clip, plain_frames, read_clip
+from training.encoders import temporal_stride
 from training.evaluation.retrieval import hits
 from training.objectives import C2P, CrossVideo
 from training.objectives.crossvideo import prepare
@@ -106,12 +107,12 @@ def frame_retrieval(
     config = module.config.model_copy(update={"point_augment": view})
     place = {name: number for number, name in enumerate(STREAMS)}
     found: dict[tuple[str, int], dict[int, float]] = {}
-    length = 0
+    length, stride = 0, temporal_stride(module.encoder.config)
     module.eval()
     for start in range(0, len(indices), batch):
         chosen = [int(index) for index in indices[start : start + batch]]
         for still in (False, True):
-            samples = [prepare(config, dataset, index, seed, 0, still, module.stride) for index in chosen]
+            samples = [prepare(config, dataset, index, seed, 0, stride, still) for index in chosen]
             tensors = {name: value.to(device) for name, value in collate(samples).items()}
             with torch.inference_mode():
                 streams, partners = module.frame_streams(tensors)

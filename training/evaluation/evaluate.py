@@ -28,6 +28,7 @@ from training.evaluation import knn, retrieval, svm
 from training.evaluation.features import chosen_views, clouds, extract, images
 from training.evaluation.fewshot import FewShot, few_shot, usable
 from training.evaluation.figure import Figure
+from training.evaluation.owners import numbered, owners
 from training.objectives import CrossVideo
 
 Protocol = Literal["svm", "knn", "fewshot", "retrieval", "frame_retrieval"]
@@ -138,6 +139,7 @@ def evaluate(
         if objective is None:
             raise ValueError("frame_retrieval needs a pretraining by crossvideo: evaluate its folder, or leave it out of protocols")
         frames = clip_source.frame_retrieval(objective, dataset, split.test, config.recall, config.seed, device, config.batch)
+    whose = {} if view is None else dict(zip((dataset.keys[i] for i in split.test), owners(dataset, split.test)[split.test], strict=True))
     about = split.details if view is None else split.details | {"points": view.count or "all", "normalise": view.normalise}
     figures = []
     for turned in config.turned:
@@ -175,6 +177,8 @@ def evaluate(
             keep(gathered)
         for measured in measure(gathered, config, dataset.keys):
             details = {**measured.details, **about}
+            if whose and all(item in whose for item in measured.items):
+                details["owners"] = numbered(np.array([whose[item] for item in measured.items]))
             figures.append(
                 Figure(
                     protocol=measured.protocol,
@@ -250,19 +254,21 @@ def _middles(dataset: Dataset, indices: NDArray[np.int64], view: ClipAugment) ->
 
 @dataclass(frozen=True)
 class Measured:
-    """One figure without its family tree: scores (n,), one per item; details are JSON values and hold scores and items."""
+    """One figure without its family tree: scores (n,), one per item, whose names are `items`: keys, or few-shot runs; details are JSON
+    values and hold scores and a digest of the items."""
 
     protocol: str
     metric: str
     scores: NDArray[np.float64]
     chance: float
+    items: Sequence[str]
     details: dict[str, Any]
 
     @classmethod
     def of(cls, protocol: str, metric: str, scores: NDArray[np.float64], chance: float, items: Sequence[str], **details: Any) -> Measured:
         digest = hashlib.sha256("\n".join(items).encode()).hexdigest()
         rounded = [int(s) if s == int(s) else float(s) for s in scores]
-        return cls(protocol, metric, scores, chance, {"scores": rounded, "items": digest, **details})
+        return cls(protocol, metric, scores, chance, items, {"scores": rounded, "items": digest, **details})
 
 
 def measure(gathered: Gathered, config: EvaluateConfig, keys: Sequence[str]) -> list[Measured]:

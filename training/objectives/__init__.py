@@ -141,7 +141,7 @@ def prepare(
         case CrossBertConfig():
             return crossbert.prepare(config, dataset, index, seed, epoch)
         case CrossVideoConfig():
-            return crossvideo.prepare(config, dataset, index, seed, epoch, stride=temporal_stride(encoder))
+            return crossvideo.prepare(config, dataset, index, seed, epoch, temporal_stride(encoder))
         case C2PConfig():
             return c2p.prepare(config, dataset, index, seed, epoch)
 

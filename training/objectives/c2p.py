@@ -35,7 +35,7 @@ from torch.nn import functional
 from pipeline.reader import Dataset
 from training.augment import rng_for
 from training.batches import Sample
-from training.clip_views import Clip, ClipAugment, choose_points, draw_frames, move_clip, read_clip, take_points
+from training.clip_views import Clip, ClipAugment, choose_points, draw_frames, mirrored, move_clip, read_clip, take_points
 from training.distributed import gather
 from training.encoders import VideoEncoderConfig
 from training.encoders import build as build_encoder
@@ -142,13 +142,14 @@ def prepare(config: C2PConfig, dataset: Dataset, index: int, seed: int, epoch: i
     if valid is not None:
         standing &= np.any(valid, axis=1)[drawn.frames[0]]
     frames = np.zeros_like(drawn.frames[0]) if still else drawn.frames[0]
+    clip = mirrored(clip, augment, seed, epoch, key)
     clip, known = clip[frames], np.ones(clip[frames].shape[:2], np.bool_) if valid is None else valid[frames]
     seen = visible(clip, config.camera, rng_for(seed, epoch, key, "camera")) & known
     moved = move_clip(clip, augment, rng_for(seed, epoch, key, "move"))
     found: Sample = {
         "standing": standing,
         "short": np.array(drawn.short, np.float32),
-        "seen": np.array(seen.sum() / known.sum(), np.float32),
+        "seen": np.array(seen.sum() / max(known.sum(), 1), np.float32),
         "noise": np.array(key_for(seed, epoch, key), np.int64),
     }
     for name, of in (("complete", known), ("partial", seen)):

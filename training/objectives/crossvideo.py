@@ -39,7 +39,7 @@ from torch.nn import functional
 from pipeline.reader import Dataset
 from training.augment import FramesAugment, augment_frames, rng_for
 from training.batches import Sample
-from training.clip_views import ClipAugment, augment_clip, draw_frames, frame_names, load_frames, read_clip
+from training.clip_views import ClipAugment, augment_clip, draw_frames, frame_names, load_frames, mirrored, mirrors, read_clip
 from training.distributed import gather
 from training.encoders import ImageVideo, ImageVideoConfig, P4UNet, VideoEncoder, VideoEncoderConfig, temporal_stride
 from training.encoders import build as build_encoder
@@ -101,8 +101,6 @@ class CrossVideoConfig(BaseModel):
             raise ValueError("weights are all 0: nothing would be trained")
         if self.frame_feature == "pre" and not (weights.intra_video or weights.cross_video):
             raise ValueError("frame_feature is pre and no video loss has a weight: nothing would train the transformer over time")
-        if self.image_augment.flip:
-            raise ValueError("image_augment.flip mirrors images, and left is not right in the points of the same clip: leave it 0")
         return self
 
     @property
@@ -110,13 +108,13 @@ class CrossVideoConfig(BaseModel):
         return bool(self.weights.cross_video or self.weights.cross_frame)
 
 
-def prepare(config: CrossVideoConfig, dataset: Dataset, index: int, seed: int, epoch: int, still: bool = False, stride: int = 1) -> Sample:
+def prepare(config: CrossVideoConfig, dataset: Dataset, index: int, seed: int, epoch: int, stride: int, still: bool = False) -> Sample:
     """What one clip brings: points1, points2 (T, n, 3 + F) and, where they are used, images (T, 3, S, S), float32; frames and partners
     (3, T) int64 as `clip_views.Drawn` has them, a frame without a valid point a filling too; short, float32, 1 for a clip that had to be
     filled up; noise, an int64 scalar.
 
-    Every draw comes from (seed, epoch, the object's key). `still` shows the clip's first frame in the place of all others;
-    `stride` is the encoder's over time.
+    Every draw comes from (seed, epoch, the object's key). stride: the encoder's over time. `still` shows the clip's first frame in the
+    place of all others.
     """
     key, augment = dataset.keys[index], config.point_augment
     clip, valid = read_clip(dataset, index, augment)
@@ -132,6 +130,7 @@ def prepare(config: CrossVideoConfig, dataset: Dataset, index: int, seed: int, e
         "short": np.array(drawn.short, np.float32),
         "noise": np.array(key_for(seed, epoch, key), np.int64),
     }
+    clip = mirrored(clip, augment, seed, epoch, key)
     shown = np.zeros_like(drawn.frames) if still else drawn.frames
     for number, name in enumerate(("points1", "points2")):
         frames = shown[number]
@@ -139,6 +138,8 @@ def prepare(config: CrossVideoConfig, dataset: Dataset, index: int, seed: int, e
         found[name] = augment_clip(clip[frames], augment, rng_for(seed, epoch, key, name), known)
     if config.uses_images:
         images = load_frames(dataset, index, shown[2])
+        if mirrors(augment, seed, epoch, key):
+            images = [image[:, ::-1] for image in images]
         found["images"] = augment_frames(images, config.image_augment, rng_for(seed, epoch, key, "images"))
     return found
 
@@ -167,7 +168,6 @@ class CrossVideo(Trained):
     def __init__(self, config: CrossVideoConfig, encoder: VideoEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.stride = temporal_stride(encoder)
         weights = config.weights
         self.encoder = build_encoder(encoder)
         spare_unread(self.encoder)
@@ -203,7 +203,7 @@ class CrossVideo(Trained):
 
     def prepare_still(self, dataset: Dataset, index: int, seed: int) -> Sample:
         """What a clip would bring if all its frames were its first, in epoch 0."""
-        return prepare(self.config, dataset, index, seed, 0, True, self.stride)
+        return prepare(self.config, dataset, index, seed, 0, temporal_stride(self.encoder.config), still=True)
 
     def frame_pair(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Frame embeddings of the two point views, (B, L, projection), and their partners (B, 2, L)."""

@@ -21,6 +21,7 @@ from training.clip_views import (
     ClipAugment,
     choose_points,
     draw_frames,
+    mirrored,
     move_clip,
     plain_clip,
     plain_frames,
@@ -28,9 +29,10 @@ from training.clip_views import (
     take_points,
     window,
 )
+from training.evaluation.owners import owners
 from training.loop import FitConfig, OptimizerConfig, TrainingError
 from training.tasks.items import Items
-from training.tasks.layers import one_a_class
+from training.tasks.layers import labelled, one_a_class
 from training.tasks.viewing import Run, Viewing
 
 Frames = npt.NDArray[np.int64]
@@ -87,19 +89,6 @@ def check(dataset: Dataset, indices: Frames) -> None:
             raise ValueError(f"The sample {dataset.keys[index]} of {dataset.uri} has no clip.npy: this task needs a dataset of clips.")
 
 
-def groups(dataset: Dataset, train: Frames) -> npt.NDArray[np.str_]:
-    """Whose each sample of the dataset is: the person or character that its json names, else its session, else its source up to '#'.
-
-    Only `train` is opened; the others are called by their source.
-    """
-    found = [str(source).partition("#")[0] for source in dataset.table["source"].to_pylist()]
-    for index in train.tolist():
-        about = dataset.load(index, ("json",))["json"]
-        facts = about.get("facts", {})
-        found[index] = str(about.get("clip", {}).get("character") or facts.get("person") or facts.get("session") or found[index])
-    return np.array(found, np.str_)
-
-
 def short(dataset: Dataset, items: Items, viewing: Viewing) -> dict[str, Any]:
     """How many of the labelled items have fewer frames than a view spans. ValueError where `short` is refuse and an item of any split has:
     a test clip would otherwise stop a training at its end."""
@@ -142,7 +131,8 @@ def drawn(dataset: Dataset, index: int, viewing: Viewing, epoch: int) -> tuple[C
     frames = draw(len(stored), augment, rng)
     valid = None if stored.valid is None else stored.valid[frames]
     points = choose_points(stored.clip[frames].shape[:2], augment.count, rng, valid)
-    return move_clip(take_points(stored.clip[frames], points), augment, rng), frames, points, stored
+    seen = mirrored(take_points(stored.clip[frames], points), augment, viewing.seed, epoch, dataset.keys[index])
+    return move_clip(seen, augment, rng), frames, points, stored
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -209,9 +199,9 @@ class ClipTask:
     video: ClassVar[bool] = True
     at_once: ClassVar[int] = 8
 
-    def groups(self, dataset: Dataset, train: Frames) -> npt.NDArray[np.str_] | None:
-        """Whose each sample is, so that nobody stands on both sides of the validation cut."""
-        return groups(dataset, train)
+    def owners(self, dataset: Dataset, opened: Frames) -> npt.NDArray[np.str_] | None:
+        """Whose each sample is, as `evaluation.owners` finds it."""
+        return owners(dataset, opened)
 
     def facts(self, dataset: Dataset, items: Items, viewing: Viewing) -> dict[str, Any]:
         """What figures say of the items beyond their number. Raises ValueError for items that cannot be seen so."""
@@ -219,7 +209,7 @@ class ClipTask:
 
     def counted(self, rows: npt.NDArray[np.float64]) -> Flags:
         """Which rows (n, row_width) of scored items enter the figures, (n,): those with a label."""
-        return np.asarray(rows[:, 1] > 0)
+        return labelled(rows)
 
     def evidence(self, run: Run, dataset: Dataset, test: Frames, viewing: Viewing, folder: Path, device: torch.device) -> None:
         """Leaves in `folder` what there is to look at; here nothing."""

@@ -16,6 +16,7 @@ from training.augment import PointAugment, augment_points, normalise, rng_for, t
 from training.batches import collate
 from training.loop import FitConfig, OptimizerConfig
 from training.tasks.items import Items
+from training.tasks.layers import labelled
 from training.tasks.viewing import Item, Kept, Run, Viewing, Views
 
 
@@ -51,7 +52,7 @@ class CloudTask(ABC):
     def rows(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """The scores of a batch, (B, row_width) float64."""
 
-    def groups(self, dataset: Dataset, train: npt.NDArray[np.int64]) -> npt.NDArray[np.str_] | None:
+    def owners(self, dataset: Dataset, opened: npt.NDArray[np.int64]) -> npt.NDArray[np.str_] | None:
         """Clouds are nobody's."""
         return None
 
@@ -61,7 +62,7 @@ class CloudTask(ABC):
 
     def counted(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """Which rows (n, row_width) of scored items enter the figures, (n,): those with a label."""
-        return np.asarray(rows[:, 1] > 0)
+        return labelled(rows)
 
     def drawn(self, dataset: Dataset, index: int, viewing: Viewing, epoch: int) -> Item:
         """What an object brings to a step: a view of it, a function of (seed, epoch, key)."""

@@ -35,6 +35,11 @@ class Metric:
         return float(self.scores.mean())
 
 
+def labelled(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which rows (n, row_width) of scored items are of items with a label, (n,): those whose loss has a weight."""
+    return np.asarray(rows[:, 1] > 0)
+
+
 def one_a_class(dataset: Dataset, indices: npt.NDArray[np.int64], most: int) -> list[int]:
     """Of each class the sample that comes first in the order of a hash of the keys, `most` samples at most."""
     order = sorted(indices.tolist(), key=lambda index: hashlib.sha256(dataset.keys[index].encode()).hexdigest())

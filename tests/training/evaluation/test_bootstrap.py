@@ -39,6 +39,43 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.89 <= covered / 200 <= 0.99
 
 
+def test_interval_over_owners_covers_the_truth_where_items_of_one_are_alike() -> None:
+    rng = np.random.default_rng(3)
+    owners = np.repeat(np.arange(20), 10)
+    covered = {"owners": 0, "items": 0}
+    for i in range(200):
+        each = 0.1 + rng.standard_normal(20)[owners] + 0.3 * rng.standard_normal(200)
+        for kind, whose in (("owners", owners), ("items", None)):
+            found = paired_difference(each, np.zeros(200), i, resamples=500, owners=whose)
+            covered[kind] += found.low <= 0.1 <= found.high
+    assert 0.87 <= covered["owners"] / 200 <= 0.98  # the percentile interval of 20 is a little narrow
+    assert covered["items"] / 200 < 0.6
+
+
+def test_owners_of_one_item_each_are_items() -> None:
+    rng = np.random.default_rng(4)
+    first, second = rng.random(300), rng.random(300)
+    items, owned = paired_difference(first, second), paired_difference(first, second, owners=rng.permutation(300) + 7)
+    assert (owned.value, owned.owners, items.owners) == (items.value, 300, None)
+    assert (owned.low, owned.high) == pytest.approx((items.low, items.high), abs=0.003)
+
+
+def test_owners_of_many_items_weigh_more() -> None:
+    owners = np.repeat(np.arange(10), np.arange(1, 11))
+    found = paired_difference((owners == 9).astype(float), np.zeros(55), owners=owners)
+    assert found.value == pytest.approx(10 / 55)
+    assert found.low == 0  # without the one that has them
+
+
+def test_a_few_owners_are_not_drawn() -> None:
+    rng = np.random.default_rng(5)
+    first, second = rng.random(60), rng.random(60)
+    assert paired_difference(first, second, owners=np.arange(60) % 7) == paired_difference(first, second)
+    assert paired_difference(first, second, owners=np.arange(60) % 8).owners == 8
+    with pytest.raises(ValueError, match="one entry an item"):
+        paired_difference(first, second, owners=np.arange(59))
+
+
 def test_pairing_narrows_the_interval() -> None:
     rng = np.random.default_rng(2)
     first = (rng.random(400) < 0.5).astype(float)

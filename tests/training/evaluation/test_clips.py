@@ -161,6 +161,7 @@ def test_the_figures_of_clips_stand_beside_chance_and_random_weights(trained: Pa
     assert "left_out_protocols" not in found
     details = next(figure["details"] for figure in found["figures"] if figure["protocol"] == "knn")
     assert (details["frames"], details["points"], details["short_clips"], details["normalise"]) == (8, 48, 0, "clip")
+    assert all(figure["details"]["owners"] == list(range(6)) for figure in found["figures"])  # each clip has a file of its own
     again = judge(tmp_path / "two", trained / "crossvideo", clips_dataset, CONFIG.model_copy(update={"batch": 4}))
     assert [row["pretrained"] for row in again["table"]] == pytest.approx([row["pretrained"] for row in found["table"]])
     assert np.load(tmp_path / "one" / "evidence" / "images.npy").shape == (6, 16)

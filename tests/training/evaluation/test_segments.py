@@ -4,15 +4,17 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from training.evaluation.segments import THRESHOLDS, edit_score, f1, hits, segments
+from training.tasks import ActionSegmentation, ActionSegmentationConfig
 
-# truth, prediction: edit score, TP, FP, FN at every threshold with fixed and with legacy ends
+# truth, prediction: frame accuracy, edit score, TP, FP, FN at every threshold with fixed and with legacy ends
 TABLE = [
-    ([0] * 4 + [1] * 5 + [2], [0] * 4 + [1] * 5 + [2], 1.0, (3, 0, 0), (2, 1, 1)),
-    ([0] * 8 + [1] * 2, [0] * 9 + [1], 1.0, (2, 0, 0), (1, 1, 1)),
-    ([0] * 5 + [1] * 5, [0] * 3 + [1] * 2 + [0] + [1] * 4, 0.5, (2, 2, 0), (2, 2, 0)),
-    ([0] * 6 + [1] * 4, [0] * 10, 0.5, (1, 0, 1), (1, 0, 1)),
+    ([0] * 4 + [1] * 5 + [2], [0] * 4 + [1] * 5 + [2], 1.0, 1.0, (3, 0, 0), (2, 1, 1)),
+    ([0] * 8 + [1] * 2, [0] * 9 + [1], 0.9, 1.0, (2, 0, 0), (1, 1, 1)),
+    ([0] * 5 + [1] * 5, [0] * 3 + [1] * 2 + [0] + [1] * 4, 0.7, 0.5, (2, 2, 0), (2, 2, 0)),
+    ([0] * 6 + [1] * 4, [0] * 10, 0.6, 0.5, (1, 0, 1), (1, 0, 1)),
 ]
 
 
@@ -20,9 +22,16 @@ def drawn(rng: np.random.Generator, classes: int = 4, frames: int = 30) -> np.nd
     return np.repeat(rng.integers(classes, size=frames), rng.integers(1, 7, size=frames))[:frames]
 
 
-@pytest.mark.parametrize(("truth", "prediction", "edit", "fixed", "legacy"), TABLE)
-def test_the_checked_table(truth: list[int], prediction: list[int], edit: float, fixed: tuple[int, ...], legacy: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("truth", "prediction", "accuracy", "edit", "fixed", "legacy"), TABLE)
+def test_the_checked_table(
+    truth: list[int], prediction: list[int], accuracy: float, edit: float, fixed: tuple[int, ...], legacy: tuple[int, ...]
+) -> None:
     t, p = np.array(truth), np.array(prediction)
+    frames = torch.from_numpy(np.stack([np.arange(10), t, p, 0 * t, 0 * t], axis=1).astype(float))
+    for end, (tp, fp, fn) in (("fixed", fixed), ("legacy", legacy)):
+        task = ActionSegmentation(ActionSegmentationConfig.model_validate({"end": end}), ("a", "b", "c"), 0, ("x",))
+        figures = task.metrics(task.scored([[frames]], []).numpy())
+        assert [figure.value for figure in figures] == pytest.approx([accuracy, edit, *[2 * tp / (2 * tp + fp + fn)] * 3])
     assert edit_score(t, p) == pytest.approx(edit)
     assert hits(t, p).tolist() == [list(fixed)] * 3
     assert hits(t, p, end="legacy").tolist() == [list(legacy)] * 3

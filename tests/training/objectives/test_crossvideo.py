@@ -35,8 +35,8 @@ def module_of(config: CrossVideoConfig, **encoder: Any) -> CrossVideo:
     return CrossVideo(config, P4TransformerConfig.model_validate(ENCODER | encoder))
 
 
-def batch_of(config: CrossVideoConfig, data: Dataset, indices: Any, epoch: int = 0) -> dict[str, Tensor]:
-    return collate([prepare(config, data, int(index), 5, epoch) for index in indices])
+def batch_of(config: CrossVideoConfig, data: Dataset, indices: Any, epoch: int = 0, stride: int = 1) -> dict[str, Tensor]:
+    return collate([prepare(config, data, int(index), 5, epoch, stride) for index in indices])
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,8 @@ def test_the_four_losses_are_their_formulas_over_the_modules_own_embeddings(data
         frame_feature=feature,
     )
     module = module_of(config, temporal_stride=stride, padding=(1, 0) if stride == 2 else (1, 1)).double()
-    batch = {name: value.double() if value.is_floating_point() else value for name, value in batch_of(config, data, range(4)).items()}
+    batch = batch_of(config, data, range(4), stride=stride)
+    batch = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
     loss, terms = module(batch)
     # the module's own embeddings, of one batch of both views, since they share batch statistics
     clips = torch.cat([batch["points1"], batch["points2"]])
@@ -262,9 +263,27 @@ def test_settings_that_train_nothing_are_refused() -> None:
         check_encoder(configured(point_augment={"features": ["height"]}), P4TransformerConfig.model_validate(ENCODER))
 
 
-def test_mirrored_images_are_refused_for_their_points_are_not_mirrored() -> None:
-    with pytest.raises(ValidationError, match=r"image_augment\.flip mirrors images, .* leave it 0"):
+def test_images_are_not_mirrored_by_themselves() -> None:
+    with pytest.raises(ValidationError, match=r"image_augment\.flip"):
         configured(image_augment={"size": 16, "flip": 0.5})
+
+
+def test_a_flip_mirrors_every_point_and_every_image_of_a_clip_or_none(data: Dataset) -> None:
+    still = {"rotation": "none", "scale": [1.0, 1.0], "translate": 0.0, "jitter_sigma": 0.0, "normalise": "none", "count": None}
+    plain, flipping = (
+        configured(point_augment={"frames": 8, "flip": flip, **still}, image_augment={"size": 16, "crop": [1.0, 1.0], "colours": 0.0})
+        for flip in (0.0, 0.5)
+    )
+    flips = []
+    for epoch in range(8):
+        for index in range(4):
+            found, other = (prepare(config, data, index, 0, epoch, 1) for config in (plain, flipping))
+            flips.append(not np.array_equal(found["points1"], other["points1"]))
+            sign = np.array([-1 if flips[-1] else 1, 1, 1], np.float32)
+            for name in ("points1", "points2"):
+                np.testing.assert_array_equal(other[name], found[name] * sign)
+            np.testing.assert_array_equal(other["images"], found["images"][..., ::-1] if flips[-1] else found["images"])
+    assert 8 <= sum(flips) <= 24
 
 
 def test_the_published_size_is_kept_where_a_file_changes_one_thing() -> None:
@@ -279,19 +298,19 @@ def test_the_published_size_is_kept_where_a_file_changes_one_thing() -> None:
 
 def test_what_a_clip_brings_is_a_function_of_seed_epoch_and_key(data: Dataset) -> None:
     config = configured()
-    first, again = prepare(config, data, 3, 5, 7), prepare(config, data, 3, 5, 7)
+    first, again = prepare(config, data, 3, 5, 7, 1), prepare(config, data, 3, 5, 7, 1)
     assert all(np.array_equal(first[name], again[name]) for name in first)
     shapes = {"points1": (8, 48, 3), "points2": (8, 48, 3), "images": (8, 3, 16, 16), "frames": (3, 8), "partners": (3, 8)}
     assert {name: value.shape for name, value in first.items()} == shapes | {"short": (), "noise": ()}
-    for other in (prepare(config, data, 3, 5, 8), prepare(config, data, 3, 6, 7), prepare(config, data, 4, 5, 7)):
+    for other in (prepare(config, data, 3, 5, 8, 1), prepare(config, data, 3, 6, 7, 1), prepare(config, data, 4, 5, 7, 1)):
         assert not np.array_equal(first["points1"], other["points1"])
-    without = prepare(configured(weights={"cross_video": 0.0, "cross_frame": 0.0}), data, 3, 5, 7)
+    without = prepare(configured(weights={"cross_video": 0.0, "cross_frame": 0.0}), data, 3, 5, 7, 1)
     assert set(without) == set(first) - {"images"}
     np.testing.assert_array_equal(first["points1"], without["points1"])
 
 
 def test_the_two_point_views_are_turned_scaled_and_sampled_each_for_itself(data: Dataset) -> None:
-    found = prepare(configured(point_augment=OBJECTIVE["point_augment"] | {"mode": "shared", "jitter_sigma": 0.0}), data, 3, 5, 7)
+    found = prepare(configured(point_augment=OBJECTIVE["point_augment"] | {"mode": "shared", "jitter_sigma": 0.0}), data, 3, 5, 7, 1)
     np.testing.assert_array_equal(found["frames"][0], found["frames"][1])
     spans = [
         np.linalg.norm(found[name].reshape(-1, 3) - found[name].reshape(-1, 3).mean(0), axis=1).max() for name in ("points1", "points2")
@@ -306,7 +325,7 @@ def test_points_and_images_of_a_source_frame_are_the_same_instant(data: Dataset)
     plain = FramesAugment(size=16, crop=(1.0, 1.0), colours=0.0)
     config = configured(point_augment={"frames": 8, **still}, image_augment=plain)
     for index in range(6):
-        found = prepare(config, data, index, 0, 0)
+        found = prepare(config, data, index, 0, 0, 1)
         stored = data.load(index, ("clip.npy", *(f"f{t:03d}.png" for t in range(16))))
         np.testing.assert_array_equal(found["points1"], stored["clip.npy"][found["frames"][0]])
         np.testing.assert_array_equal(found["points2"], stored["clip.npy"][found["frames"][1]])
@@ -331,9 +350,9 @@ def test_every_clip_has_pairs_of_frames_in_every_pair_of_streams_where_the_encod
 def test_a_still_clip_shows_its_first_frame_in_the_places_of_those_drawn(data: Dataset) -> None:
     unmoved = {"rotation": "none", "scale": [1.0, 1.0], "translate": 0.0, "jitter_sigma": 0.0, "normalise": "none", "count": None}
     config = configured(point_augment={"frames": 8, **unmoved}, image_augment={"size": 16, "crop": [1.0, 1.0], "colours": 0.0})
-    moving = prepare(config, data, 3, 5, 0)
+    moving = prepare(config, data, 3, 5, 0, 1)
     clip = data.load(3, ("clip.npy",))["clip.npy"]
-    for found in (prepare(config, data, 3, 5, 0, still=True), module_of(config).prepare_still(data, 3, 5)):
+    for found in (prepare(config, data, 3, 5, 0, 1, still=True), module_of(config).prepare_still(data, 3, 5)):
         np.testing.assert_array_equal(found["points1"], np.repeat(clip[:1], 8, axis=0))
         np.testing.assert_array_equal(found["points2"], np.repeat(clip[:1], 8, axis=0))
         assert (found["images"] == found["images"][0]).all()
@@ -341,7 +360,7 @@ def test_a_still_clip_shows_its_first_frame_in_the_places_of_those_drawn(data: D
         np.testing.assert_array_equal(found["frames"], moving["frames"])
         np.testing.assert_array_equal(found["partners"], moving["partners"])
     assert (moving["images"] != moving["images"][0]).any()
-    first = prepare(config.model_copy(update={"point_augment": config.point_augment.model_copy(update={"frames": 16})}), data, 3, 5, 0)
+    first = prepare(config.model_copy(update={"point_augment": config.point_augment.model_copy(update={"frames": 16})}), data, 3, 5, 0, 1)
     np.testing.assert_array_equal(found["images"][0], first["images"][0])  # a view of the whole clip begins with its first frame
 
 
@@ -355,12 +374,12 @@ def test_short_clips_are_counted(tmp_path: Path) -> None:
 
 def test_a_stored_frame_without_a_valid_point_corresponds_to_nothing(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configured(weights={"cross_video": 0.0, "cross_frame": 0.0})
-    plain = prepare(config, data, 0, 5, 0)["partners"]
+    plain = prepare(config, data, 0, 5, 0, 1)["partners"]
     clip = data.load(0, ("clip.npy",))["clip.npy"]
     valid = np.ones(clip.shape[:2], bool)
     valid[7], valid[8, 1:] = False, False
     monkeypatch.setattr("training.objectives.crossvideo.read_clip", lambda *_: (clip, valid))
-    found = prepare(config, data, 0, 5, 0)["partners"]
+    found = prepare(config, data, 0, 5, 0, 1)["partners"]
     assert (plain == 7).any()
     np.testing.assert_array_equal(found, np.where(plain == 7, -1, plain))
 

@@ -1,13 +1,10 @@
 """A tokenizer small enough for tests, and training it in a process of its own or in two."""
 
-import gc
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
 from pipeline.reader import Dataset
+from tests.training.gloo import gloo
 from training.distributed import World
 from training.loop import Place
 from training.tokenizer.train import TokenizerConfig, train_tokenizer
@@ -41,10 +38,5 @@ def train(folder: Path, data: str, world: World, **changes: Any) -> dict[str, An
 
 def rank_main(rank: int, size: int, folder: str, data: str) -> None:
     """One of several gloo workers that meet in a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    try:
+    with gloo(rank, size, folder):
         train(Path(folder) / "run", data, World(rank, size))
-    finally:
-        gc.collect()  # a wrapped module in a cycle would keep the group, whose threads abort a process that ends with them
-        dist.destroy_process_group()
