@@ -51,9 +51,7 @@ def begin(store: Store, recipe: Recipe, planned: Plan, renderer: str) -> dict[st
 
     Raises DatasetError where the folder holds something else: other files, another recipe's dataset, or one of other meshes.
     """
-    libraries = ["numpy", "pyarrow"]
-    if getattr(recipe.source, "images", None) is not None:
-        libraries.append("pillow")  # decodes and resizes them
+    libraries = ("numpy", "pyarrow", "pillow")  # Pillow decodes textures and the images of recordings
     fresh = {
         "format": FORMAT,
         "name": recipe.name,
