@@ -3,7 +3,8 @@
 A clip is seen through its middle window (`clip_views.plain_frames`), its points drawn by its key, normalised as in the training. Frames
 are looked for inside their own clip: of the frames that one stream shows, the one of the same source frame as the other stream's. For that
 the two streams show windows drawn as in training, by (seed, key): with the same window for both, a frame's place would be answer enough.
-Chance is k of the L frames.
+It still says something, since a partner is oftener near the same place than far from it, so chance is not k of the L frames but what the
+best answer by the place alone would reach on these windows (`by_place`).
 
 The index shortcut is what is left when there is nothing to see: frame retrieval on clips all of whose frames are the first one. An encoder
 that answers by a frame's place alone finds its partner exactly where both windows start alike.
@@ -82,13 +83,28 @@ def frame_hits(
 
 @dataclass(frozen=True)
 class FrameScores:
-    """metric, "point_to_image@1"; scores (n,) in [0, 1], one for each clip of the dataset indices `clips`; chance and k."""
+    """metric, "point_to_image@1"; scores (n,) in [0, 1], one for each clip of the dataset indices `clips`; chance, `by_place`, and k."""
 
     metric: str
     scores: NDArray[np.float64]
     clips: tuple[int, ...]
     chance: float
     k: int
+
+
+def by_place(pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], k: int) -> float:
+    """The most that an answer by the place alone can reach on these clips, of (first (L,), second (L',)) each, as `frame_hits` has them.
+
+    Such an answer names the same k places of the second stream for a place of the first, whatever stands there. The mean over clips of
+    their shares of frames whose partner is named is a sum over the places of the first, so the best answer is that of each place.
+    """
+    asked = [(np.flatnonzero(np.isin(first, second[second >= 0])), first, second) for first, second in pairs]
+    asked = [row for row in asked if len(row[0])]
+    weights = np.zeros((len(pairs[0][0]), len(pairs[0][1])))
+    for places, first, second in asked:
+        for place in places:
+            weights[place, np.flatnonzero(second == first[place])[0]] += 1 / len(places)
+    return float(np.sort(weights, axis=1)[:, -k:].sum() / len(asked))
 
 
 def frame_retrieval(
@@ -107,7 +123,8 @@ def frame_retrieval(
     config = module.config.model_copy(update={"point_augment": view})
     place = {name: number for number, name in enumerate(STREAMS)}
     found: dict[tuple[str, int], dict[int, float]] = {}
-    length, stride = 0, temporal_stride(module.encoder.config)
+    drawn: dict[str, list[tuple[NDArray[np.int64], NDArray[np.int64]]]] = {}
+    stride = temporal_stride(module.encoder.config)
     module.eval()
     for start in range(0, len(indices), batch):
         chosen = [int(index) for index in indices[start : start + batch]]
@@ -120,14 +137,17 @@ def frame_retrieval(
             pairs = partners.cpu().numpy()
             length = pairs.shape[2]
             for name, a, b in ways:
+                name = f"still_{name}" if still else name
+                drawn.setdefault(name, []).extend(zip(pairs[:, place[a]], pairs[:, place[b]], strict=True))
                 for k in (1,) if still else [k for k in ks if k < length]:
                     for number, index in enumerate(chosen):
                         first, second = pairs[number, place[a]], pairs[number, place[b]]
                         scores = frame_hits(rows[a][number], rows[b][number], first, second, k)
                         if scores is not None:
-                            found.setdefault((f"still_{name}" if still else name, k), {})[index] = float(scores.mean())
+                            found.setdefault((name, k), {})[index] = float(scores.mean())
     return [
-        FrameScores(f"{name}@{k}", np.array(list(by_clip.values())), tuple(by_clip), k / length, k) for (name, k), by_clip in found.items()
+        FrameScores(f"{name}@{k}", np.array(list(by_clip.values())), tuple(by_clip), by_place(drawn[name], k), k)
+        for (name, k), by_clip in found.items()
     ]
 
 
