@@ -52,6 +52,7 @@ def begin(store: Store, recipe: Recipe, planned: Plan, renderer: str) -> dict[st
     Raises DatasetError where the folder holds something else: other files, another recipe's dataset, or one of other meshes.
     """
     libraries = ("numpy", "pyarrow", "pillow")  # Pillow decodes textures and the images of recordings
+    codecs = {"png": png.CODEC, **{name: importlib.metadata.version(name) for name in libraries}}
     fresh = {
         "format": FORMAT,
         "name": recipe.name,
@@ -65,7 +66,7 @@ def begin(store: Store, recipe: Recipe, planned: Plan, renderer: str) -> dict[st
             "left_out": planned.left_out,
         },
         "renderer": renderer,
-        "codecs": {"png": png.CODEC, **{name: importlib.metadata.version(name) for name in libraries}},
+        "codecs": codecs,
         "conventions": CONVENTIONS,
     }
     if not store.exists(NAME):
@@ -81,6 +82,7 @@ def begin(store: Store, recipe: Recipe, planned: Plan, renderer: str) -> dict[st
         raise DatasetError(
             f"The meshes are not those that {store.uri} was begun with: {what}; restore them or generate into another folder."
         )
+    fresh["codecs"] = {name: version for name, version in codecs.items() if name in info["codecs"]}  # older datasets name fewer
     for part in ("renderer", "codecs"):
         if info[part] != fresh[part]:
             text = f"{store.uri} was begun with the {part} {info[part]}, and here is {fresh[part]}"

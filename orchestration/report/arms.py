@@ -19,10 +19,7 @@ _ALL_PAIRS = 4
 
 @dataclass(frozen=True)
 class Contrast:
-    """First minus second, in [−1, 1]: `value` with its 95 % interval over the test items, and one difference for each training seed.
-
-    whole: whether the interval draws the owners of the items, with all of theirs.
-    """
+    """First minus second, in [−1, 1]: `value` with its 95 % interval over the test items, and one difference for each training seed."""
 
     first: str
     second: str
@@ -30,7 +27,6 @@ class Contrast:
     low: float
     high: float
     seeds: tuple[float, ...]
-    whole: bool
 
     @property
     def shown(self) -> bool:
@@ -67,11 +63,13 @@ class Compared:
     @property
     def items(self) -> str:
         """What the intervals are over."""
+        from training.evaluation.bootstrap import FEWEST_OWNERS
+
         found = f"{self.n:,} test items"
         if self.owners is None:
             return found
         found += f" of {self.owners:,} character{'s' * (self.owners != 1)} or person{'s' * (self.owners != 1)}"
-        if any(row.whole for row, _ in self.rows):
+        if self.owners >= FEWEST_OWNERS:
             return f"{found}: the intervals draw these, each with all of its items."
         return f"{found}: too few to draw, so the intervals are over items and speak of these alone."
 
@@ -127,8 +125,7 @@ def _contrast(first: str, second: str, arms: Mapping[str, list[Found]]) -> Contr
         return None
     values = [{one.seed: float(one.figure["value"]) for one in side} for side in (ours, theirs)]
     seeds = sorted(values[0].keys() & values[1].keys())
-    by_seed = tuple(values[0][seed] - values[1][seed] for seed in seeds)
-    return Contrast(first, second, between.value, between.low, between.high, by_seed, between.owners is not None)
+    return Contrast(first, second, between.value, between.low, between.high, tuple(values[0][seed] - values[1][seed] for seed in seeds))
 
 
 def _of(found: Sequence[Found], weights: str) -> list[Found]:

@@ -28,7 +28,17 @@ _METRICS = {
     "f1_25": "F1@25",
     "f1_50": "F1@50",
 }
-_KEPT_OUT = {"scores", "items", "per_category", "per_class", "confusion", "labelled_items", "unlabelled_items", "validation_items"}
+_KEPT_OUT = {
+    "scores",
+    "items",
+    "owners",
+    "per_category",
+    "per_class",
+    "confusion",
+    "labelled_items",
+    "unlabelled_items",
+    "validation_items",
+}
 _OF_CLIPS = {"recognition", "action_segmentation", "point_segmentation"}
 # How each protocol differs from CrossPoint's own, where it has one (arXiv 2203.00680 and its released code).
 _PROTOCOLS = {
@@ -77,7 +87,7 @@ class Measure:
     random: tuple[float, ...]
     tree: list[tuple[str, str]] = field(default_factory=list)
     interval: tuple[float, float] | None = None
-    """95 % interval of pretrained minus random over the test items, their scores being means over the seeds"""
+    """95 % interval of pretrained minus random over the test items or their owners, the items' scores being means over the seeds"""
 
     @property
     def label(self) -> str:

@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 
 _SIGNATURE, _NEWEST_SUPERBLOCK = b"\x89HDF\r\n\x1a\n", 3
-_CODE = "from pipeline.importers.hdf5 import serve; serve()"
 _SECONDS = 120
+_CODE = f"import signal; signal.alarm({_SECONDS}); from pipeline.importers.hdf5 import serve; serve()"
 _children: list[subprocess.Popen[str]] = []
 _lock = threading.Lock()
 
@@ -68,7 +68,8 @@ def row_sha256(file: Path, names: Sequence[str], row: int) -> str:
 
 
 def _asked(*question: Any) -> Any:
-    """What the child answers; it lives for many questions. Raises OSError where it cannot, or where two of them in turn die of it."""
+    """What the child answers; it lives for many questions. Raises OSError where it cannot, or where two of them in turn die of it, each
+    after _SECONDS at the latest."""
     with _lock:
         line = _line(question) or _line(question)  # the first may have died of another program's doing
     if not line:

@@ -132,12 +132,15 @@ def test_intervals_of_clips_are_over_their_characters_where_there_are_enough(tmp
         (plain,) = arms.compare(evaluated(tmp_path, high))
         row, over_items = compared.rows[0][0], plain.rows[0][0]
         assert row.value == over_items.value
-        assert (row.high - row.low > 2 * (over_items.high - over_items.low)) == row.whole == (owners == 16)
+        assert (row.high - row.low > 2 * (over_items.high - over_items.low)) == (owners == 16)
         said[owners] = compared.items
         outcomes = evaluated(tmp_path, high, details={"owners": whose.tolist()})
         assert compared.items in Page(write_report(tmp_path / "page", "e", outcomes)).text
     assert said[16] == "160 test items of 16 characters or persons: the intervals draw these, each with all of its items."
     assert "of 3 characters or persons: too few to draw" in said[3]
+    right = {(arm, 0): (np.ones(160), np.ones(160)) for arm in "ab"}
+    (constant,) = arms.compare(evaluated(tmp_path, right, details={"owners": (np.arange(160) % 16).tolist()}))
+    assert constant.items == said[16]
 
 
 def test_many_arms_are_held_against_the_first_and_against_random_weights(tmp_path: Path) -> None:

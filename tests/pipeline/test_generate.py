@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,18 @@ def test_another_recipes_folder_is_refused_and_what_differs_named(made: Path) ->
     with pytest.raises(DatasetError, match=r"points.count is 64 there and 128 here"):
         make(made, recipe(points={"count": 128, "normals": True, "colors": True, "parts": True}))
     assert digests(made) == before
+
+
+def test_another_version_of_a_codec_is_refused_and_one_that_was_not_named_is_not(made: Path, tmp_path: Path) -> None:
+    info = json.loads((made / "dataset.json").read_text())
+    shutil.copytree(made, tmp_path / "older")
+    del info["codecs"]["pillow"]
+    (tmp_path / "older/dataset.json").write_text(json.dumps(info))
+    assert make(tmp_path / "older").shards_found == 4
+    info["codecs"]["numpy"] = "1.0"
+    (tmp_path / "older/dataset.json").write_text(json.dumps(info))
+    with pytest.raises(DatasetError, match=r"begun with the codecs .*'numpy': '1.0'.* finish it where it was begun"):
+        make(tmp_path / "older")
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:

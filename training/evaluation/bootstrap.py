@@ -21,8 +21,6 @@ class Difference:
     low: float
     high: float
     level: float
-    owners: int | None = None
-    """how many owners were drawn whole; None: items were drawn"""
 
 
 def paired_difference(
@@ -55,7 +53,7 @@ def paired_difference(
             drawn = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
             means = sums[drawn].sum(1) / sizes[drawn].sum(1)
             low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-            return Difference(float(each.mean()), float(low), float(high), level, len(sums))
+            return Difference(float(each.mean()), float(low), float(high), level)
     result = stats.bootstrap(
         (each,), np.mean, n_resamples=resamples, batch=1000, confidence_level=level, method="percentile", rng=np.random.default_rng(seed)
     )

@@ -56,7 +56,8 @@ def test_owners_of_one_item_each_are_items() -> None:
     rng = np.random.default_rng(4)
     first, second = rng.random(300), rng.random(300)
     items, owned = paired_difference(first, second), paired_difference(first, second, owners=rng.permutation(300) + 7)
-    assert (owned.value, owned.owners, items.owners) == (items.value, 300, None)
+    assert owned.value == items.value
+    assert owned != items  # owners were drawn
     assert (owned.low, owned.high) == pytest.approx((items.low, items.high), abs=0.003)
 
 
@@ -71,7 +72,7 @@ def test_a_few_owners_are_not_drawn() -> None:
     rng = np.random.default_rng(5)
     first, second = rng.random(60), rng.random(60)
     assert paired_difference(first, second, owners=np.arange(60) % 7) == paired_difference(first, second)
-    assert paired_difference(first, second, owners=np.arange(60) % 8).owners == 8
+    assert paired_difference(first, second, owners=np.arange(60) % 8) != paired_difference(first, second)
     with pytest.raises(ValueError, match="one entry an item"):
         paired_difference(first, second, owners=np.arange(59))
 
