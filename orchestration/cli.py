@@ -225,7 +225,9 @@ def import_recordings(
     val_fraction: Annotated[float, typer.Option(help="Share of the train recordings for validation.")] = 0.0,
     window: Annotated[int | None, typer.Option(help="Cut into windows of so many frames; 0: whole recordings.")] = None,
     step: Annotated[int | None, typer.Option(help="Frames from one window's start to the next one's.")] = None,
-    at_least: Annotated[int | None, typer.Option(help="A recording of fewer frames is short.")] = None,
+    at_least: Annotated[
+        int | None, typer.Option(help="A recording of fewer frames is short; with windows, one shorter than these.")
+    ] = None,
     short: Annotated[str | None, typer.Option(help="What becomes of a short one: keep, repeat_last or leave_out.")] = None,
     lists: Annotated[
         list[str] | None, typer.Option("--list", metavar="SPLIT=FILE", help="A list of names beside the data; may be repeated.")
@@ -280,9 +282,12 @@ def import_recordings(
     if images is not None:
         values["shard_assets"] = 8  # a few hundred images each
     recipe = checked(Recipe, values, "the options")
+    assert isinstance(recipe.source, RecordingSource)
+    if 0 < recipe.source.window < (at_least or 0):
+        text = f"--at-least {at_least} asks for more frames than --window {recipe.source.window} has"
+        raise UsageError(f"{text}; a recording as long as a window is long enough, so leave --at-least out or give --window 0.")
     summary = make(recipe, to, workers=workers, address=address)
     typer.echo(summary.text())
-    assert isinstance(recipe.source, RecordingSource)
     for split, (here, whole) in overview(recipe.source).items():
         typer.echo(f"{split} by the official split: {here:,} recordings of the whole set's {whole:,} are here")
     if found := flags(to):

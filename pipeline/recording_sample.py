@@ -20,7 +20,8 @@ from pipeline.sources.recordings import RecordingSource, open_recording
 def make_recording(recipe: Recipe, asset: Planned, watch: Stopwatch) -> Outcome:
     """Members of a recording's sample: clip.npy (T, N, 3) float32, metres; where there is such data, features.npy (T, N, F) float32,
     parts.npy (T, N) int16, actions.npy (T,) int16; valid.npy (T, N) bool where a point was repeated; f000.png, …, an RGB image for each
-    frame; json, without cameras.
+    frame; json, without cameras, whose clip["recording"] is the same for all that was cut from one recording: windows, repetitions, the
+    overlapping clips of a sequence. Datasets of earlier versions are without it.
 
     A frame with more than N points keeps N of them, drawn without replacement; one with fewer repeats its points (whole rounds, then a
     draw); one with none repeats the frame before it, or the first that has points. Raises RecordingError.
@@ -92,6 +93,7 @@ def _choice(size: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.i
 def _json(asset: Planned, recording: Recording) -> bytes:
     clip = {
         "name": recording.name,
+        "recording": recording.together,
         "character": recording.person,
         "fps": recording.fps,
         "times_s": recording.times_s.tolist(),

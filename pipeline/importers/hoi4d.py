@@ -8,7 +8,8 @@ scene's reconstruction, which is taken for that of its first camera: x right, y 
 
 A sequence is FILE#ROW, rows by each file's own length. Which recording a row is the makers have not said; whoever takes row i for line i
 of release.txt gives lists: {train: release.txt} and gets the category as class, people as groups. Without it the class is "sequence".
-The test split shares people, rooms and objects with train.
+The test split shares people, rooms and objects with train. Rows of test whose line train's list has too are left out and counted; rows of
+one line are never divided. Where people are held out (`test`), so are rows that no list names and test rows without labels.
 
 Actions may have their images beside them, from the raw release once its videos are decoded (15 images a second, from 00000 on):
 images/LINE/align_rgb/%05d.jpg, LINE that of the list, so that image videos stand on the same unconfirmed reading of it. Frame t of the
@@ -30,7 +31,7 @@ import numpy.typing as npt
 
 from pipeline.importers import hdf5
 from pipeline.importers.recording import Entry, Recording, RecordingError, Span, file_sha256, part_of
-from pipeline.sources.asset import SourceError, Split
+from pipeline.sources.asset import SPLITS, SourceError, Split
 
 if TYPE_CHECKING:
     from pipeline.sources.recordings import RecordingSource
@@ -48,7 +49,7 @@ _LINE = re.compile(
 
 
 def entries(path: Path, options: RecordingSource) -> Iterator[Entry]:
-    """The sequences, train before test, file by file by number. Test rows without labels are left out where labelled ones are there.
+    """The sequences, train before test, file by file by number; with those that are left out and counted.
 
     Raises SourceError: a list that cannot be that of the rows, groups without a list.
     """
@@ -56,11 +57,10 @@ def entries(path: Path, options: RecordingSource) -> Iterator[Entry]:
         raise SourceError(f"{path}: people are known from a list alone; give lists: {{train: release.txt}} or leave out test and val.")
     if options.images is not None and not options.images.is_dir():
         raise SourceError(f"{options.images} is no folder; give the one of the raw release, decoded to SEQUENCE/align_rgb/00000.jpg.")
-    files = _files(path)
-    lengths = {file: _shape(file, options.format) for _, file in files}
+    numbered = _numbered(path, options.format)
     for split, name in options.lists.items():
         lines = read_list(path / name)
-        rows = sum(lengths[file][0] for side, file in files if side == split)
+        rows = sum(_shape(file, options.format)[0] for side, file in numbered if side == split)
         if len(lines) != rows:
             doubled = sum(count - 1 for count in Counter(lines).values())
             raise SourceError(
@@ -68,19 +68,29 @@ def entries(path: Path, options: RecordingSource) -> Iterator[Entry]:
                 " these rows or none."
             )
     names = _names(path, options)
-    unlisted = next((file for split, file in files if options.images is not None and split not in options.lists), None)
-    if unlisted is not None:
+    first = _first_rows(names)
+    unlisted = next((file for split, file in numbered if split not in options.lists), None)
+    if options.images is not None and unlisted is not None and not options.test:
         raise SourceError(f"{unlisted} has no list, and images are found by its lines; give lists for this split too or move the file.")
-    labelled = any(lengths[file][2] for split, file in files if split == "test")
-    for split, file in files:
-        rows, frames, has_labels = lengths[file]
-        left_out = "also there with labels" if split == "test" and labelled and not has_labels and rows else ""
+    trained = set(read_list(path / options.lists["train"])) if "train" in options.lists else set()
+    for split, file in _files(path):
+        rows, frames, has_labels = _shape(file, options.format)
         if not rows:
             yield Entry(file.name, "sequence", split)  # its own reading will say what is wrong
         for row in range(rows):
             uri = f"{file.name}#{row:05d}"
-            facts = _facts(names.get(uri, ""))
-            yield Entry(uri, facts.get("category", "sequence"), split, frames, facts.get("person", ""), left_out=left_out)
+            line = names.get(uri, "")
+            left_out = ""
+            if (split, file) not in numbered:
+                left_out = "also there with labels"
+            elif split == "test" and line in trained:
+                left_out = "also in the list of train"
+            elif options.test and split == "test" and not has_labels:
+                left_out = "no labels"
+            elif options.test and not line:
+                left_out = "in no list"
+            facts = _facts(line)
+            yield Entry(uri, facts.get("category", "sequence"), split, frames, facts.get("person", ""), first.get(line, ""), left_out)
 
 
 def _files(path: Path) -> list[tuple[Split, Path]]:
@@ -90,6 +100,13 @@ def _files(path: Path) -> list[tuple[Split, Path]]:
         files = [file for file in path.glob("*.h5") if file.name.startswith(split)]
         found += [(split, file) for file in sorted(files, key=lambda file: (_number(file), file.name))]
     return found
+
+
+def _numbered(path: Path, name: str) -> list[tuple[Split, Path]]:
+    """The files whose rows are those of the lists: test files without labels stand back where there are labelled ones."""
+    files = _files(path)
+    labelled = any(_shape(file, name)[2] for split, file in files if split == "test")
+    return [(split, file) for split, file in files if split == "train" or not labelled or _shape(file, name)[2]]
 
 
 def _number(file: Path) -> int:
@@ -127,10 +144,10 @@ def read_list(file: Path) -> tuple[str, ...]:
 
 
 def _names(path: Path, options: RecordingSource) -> Mapping[str, str]:
-    """The lists' line for each row's uri; empty where there are no lists."""
+    """The lists' line for each row's uri, train before test; empty where there are no lists."""
     if not options.lists:
         return {}
-    lists = {split: path / file for split, file in options.lists.items()}
+    lists = {split: path / options.lists[split] for split in SPLITS if split in options.lists}
     touched = tuple(os.stat(file).st_mtime_ns for file in (*lists.values(), *(file for _, file in _files(path))))
     return _lines_by_row(path, tuple(lists.items()), options.format, touched)
 
@@ -139,8 +156,16 @@ def _names(path: Path, options: RecordingSource) -> Mapping[str, str]:
 def _lines_by_row(path: Path, lists: tuple[tuple[Split, Path], ...], name: str, touched: tuple[int, ...]) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for split, file in lists:
-        rows = [f"{data.name}#{row:05d}" for side, data in _files(path) if side == split for row in range(_shape(data, name)[0])]
+        rows = [f"{data.name}#{row:05d}" for side, data in _numbered(path, name) if side == split for row in range(_shape(data, name)[0])]
         found.update(zip(rows, read_list(file), strict=False))
+    return found
+
+
+def _first_rows(names: Mapping[str, str]) -> dict[str, str]:
+    """The uri of the first row of each line: a list may have a line twice."""
+    found: dict[str, str] = {}
+    for uri, line in names.items():
+        found.setdefault(line, uri)
     return found
 
 
@@ -212,7 +237,8 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
         flags.append("no_labels")
     if not (np.abs(centres - points.mean(axis=1, dtype=np.float64)) < _CENTRE_M).all():
         flags.append("centre_off")
-    line, times_s = _names(path, options).get(uri, ""), _times(options, start, len(points))
+    names, times_s = _names(path, options), _times(options, start, len(points))
+    line = names.get(uri, "")
     return Recording(
         name=uri,
         fps=_FPS[options.format],
@@ -221,6 +247,7 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
         centres=centres,
         **_labels(options.format, labels),
         **_people(_facts(line)),
+        together=_first_rows(names).get(line, ""),
         images=None if options.images is None else _images(options, line, times_s),
         flags=tuple(flags),
     )

@@ -147,6 +147,7 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
         times_s=(numbers - numbers[0]) / FPS,
         frames=np.split(points[sound].astype(np.float32), stops),
         person=person,
+        together=name,
         features=np.split(np.stack((velocity, intensity), axis=1)[sound].astype(np.float32), stops),
         feature_names=("velocity", "intensity"),
         facts={

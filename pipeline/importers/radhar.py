@@ -52,22 +52,28 @@ _RECORD = re.compile(
 
 
 def entries(path: Path, options: RecordingSource) -> Iterator[Entry]:
-    """The recordings, train before test, class by class, by name. Raises SourceError where sessions are asked for and not known."""
+    """The recordings, train before test, class by class, by name. Raises SourceError where sessions are asked for and not known.
+
+    Left out and counted: the text beside its .xz, what lies in a folder that is no class.
+    """
     root = _root(path)
     sessions = _sessions(path)
     wanted = options.test or options.val
     if wanted and not sessions:
         raise SourceError(f"{path} has no index.csv with a column session, which test and val need; add it or take the official split.")
     for folder, split in _SPLITS:
-        for cls in CLASSES:
-            for file in sorted((root / folder / cls).glob("*.txt*")):
-                if not file.name.endswith((".txt", ".txt.xz")):
-                    continue
-                uri = file.relative_to(path).as_posix()
-                session = sessions.get(uri, "")
-                if wanted and not session:
-                    raise SourceError(f"{path / 'index.csv'} gives no session for {uri}; add its row or remove the file.")
-                yield Entry(uri, cls, split, _length(file, uri) if options.window or options.short == "leave_out" else 0, session)
+        files = [file for file in sorted((root / folder).glob("*/*.txt*")) if file.name.endswith((".txt", ".txt.xz"))]
+        packed = {file.with_suffix("") for file in files if file.suffix == ".xz"}
+        for file in files:
+            uri, cls = file.relative_to(path).as_posix(), file.parent.name
+            left_out = "folder is no class" if cls not in CLASSES else "also there as .txt.xz" if file in packed else ""
+            if left_out:
+                yield Entry(uri, cls, split, left_out=left_out)
+                continue
+            session = sessions.get(uri, "")
+            if wanted and not session:
+                raise SourceError(f"{path / 'index.csv'} gives no session for {uri}; add its row or remove the file.")
+            yield Entry(uri, cls, split, _length(file, uri) if options.window or options.short == "leave_out" else 0, session)
 
 
 def _root(path: Path) -> Path:

@@ -44,7 +44,8 @@ class Recording:
 
     features[t] (n_t, F) float32; parts[t] (n_t,) int16, index into part_names, -1 for none; actions (T,) int16, index into action_names;
     centres (T, 3) float64, where the format gives a centre a frame; images[t]: the file that shows frame t's instant; fillers (T,) bool,
-    frames that only repeat another one. facts go into the sample's json as they are.
+    frames that only repeat another one; together: the name of what it was cut from, as its Entry has it. facts go into the sample's json
+    as they are.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Recording:
     times_s: npt.NDArray[np.float64]
     frames: Sequence[Floats]
     person: str = ""
+    together: str = ""
     features: Sequence[Floats] | None = None
     feature_names: tuple[str, ...] = ()
     parts: Sequence[npt.NDArray[np.int16]] | None = None

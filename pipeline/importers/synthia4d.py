@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,23 +46,31 @@ CLASSES = (
 )
 # Raw class → class: 0 void (masked), 1 sky, 13 and 14 reserved.
 _CLASS_OF = np.array([-1, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, -1, -1, 11], np.int16)
+# The arrays of a frame and the kinds of numbers that each may hold.
+_KINDS = {"pc": "f", "rgb": "f", "semantic": "iu", "center": "f"}
 _FARTHEST_M = 25.0
 _NAME = re.compile(r"(?P<sequence>SYNTHIA-SEQS-(?P<scene>[0-9]{2})-.+)-(?P<number>[0-9]{6})\.npz")
 
 
 def entries(path: Path, options: RecordingSource) -> Iterator[Entry]:
-    """The clips by the name of their newest frame, or as the lists name them. Raises SourceError."""
-    files = {file.name: file for file in sorted(path.rglob("SYNTHIA-SEQS-*.npz"))}
-    listed = [(name, split) for split, file in options.lists.items() for name in _listed(path / file)]
-    if not options.lists:
-        listed = [(name, _split(name)) for name in sorted(files)]
+    """The clips by the name of their newest frame, or as the lists name them.
+
+    Raises SourceError: a frame in two folders or in the lists of two splits, a list that is none.
+    """
+    files: dict[str, Path] = {}
+    for file in sorted(path.rglob("SYNTHIA-SEQS-*.npz")):
+        if (other := files.setdefault(file.name, file)) != file:
+            raise SourceError(f"{other} and {file} are the same frame; give the folder of one of them.")
+    listed = _all_listed(path, options) if options.lists else [(name, _split(name)) for name in sorted(files)]
+    seen: set[str] = set()
     for name, split in listed:
         match = _NAME.fullmatch(name)
         if match is None:
             yield Entry(name, "drive", split, left_out="name is not SYNTHIA-SEQS-XX-NAME-000000.npz")
             continue
         sequence = match["sequence"]
-        left_out = "" if name in files else "listed and not there"
+        left_out = "listed twice" if name in seen else "" if name in files else "listed and not there"
+        seen.add(name)
         uri = files[name].relative_to(path).as_posix() if name in files else name
         yield Entry(uri, "drive", split, FRAMES, sequence, sequence, left_out)
 
@@ -75,20 +81,33 @@ def _split(name: str) -> Split:
     return "val" if scene == "05" else "test" if scene == "06" else "train"
 
 
-def _listed(file: Path) -> list[str]:
-    """The frames' file names that a list means."""
+def _all_listed(path: Path, options: RecordingSource) -> list[tuple[str, Split]]:
+    """The frames' file names that the lists mean, and their splits. Raises SourceError."""
+    found: list[tuple[str, Split]] = []
+    split_of: dict[str, Split] = {}
+    for split, file in options.lists.items():
+        for number, word in _words(path / file):
+            parts = word.split("/")
+            frame = parts[-1].partition(".")[0]
+            if len(parts) < 2 or not frame.isdecimal():
+                raise SourceError(f"{path / file} has the line {word[:60]!r}; a line begins with SEQUENCE/point_clouds/000000.ply.")
+            name = f"{parts[0]}-{int(frame):06d}.npz"
+            if (first := split_of.setdefault(name, split)) != split:
+                text = f"{path / file} has {word[:80]} in line {number}, and {path / options.lists[first]} has it too"
+                raise SourceError(f"{text}; a frame is of one split: take it out of one of the lists.")
+            found.append((name, split))
+    return found
+
+
+def _words(file: Path) -> Iterator[tuple[int, str]]:
+    """The number and the first word of each line that has one. Raises SourceError."""
     try:
-        lines = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{file} cannot be read ({error}); give a text file with a frame a line.") from None
-    found = []
-    for line in lines:
-        parts = line.split("/")
-        number = parts[-1].partition(".")[0]
-        if len(parts) < 2 or not number.isdigit():
-            raise SourceError(f"{file} has the line {line[:60]!r}; a line begins with SEQUENCE/point_clouds/000000.ply.")
-        found.append(f"{parts[0]}-{int(number):06d}.npz")
-    return found
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield number, line.split()[0]
 
 
 def _clip(path: Path, uri: str) -> list[Path | None]:
@@ -121,6 +140,7 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
     flags = {"frames_missing": fillers.any(), "far_points": far}
     return Recording(
         name=Path(uri).stem,
+        together=match["sequence"],
         fps=FPS,
         times_s=(int(match["number"]) - np.arange(FRAMES)) / FPS,
         frames=[frame["pc"].astype(np.float32) for frame in frames],
@@ -138,10 +158,10 @@ def read(path: Path, uri: str, options: RecordingSource, span: Span | None) -> R
 def _frame(file: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with np.load(file, allow_pickle=False) as data:
-            frame = {name: np.asarray(data[name]) for name in ("pc", "rgb", "semantic", "center")}
-    except (FileNotFoundError, PermissionError):
+            frame = {name: np.asarray(data[name]) for name in _KINDS}
+    except (FileNotFoundError, PermissionError, MemoryError):
         raise
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # what numpy and zipfile raise of a damaged file is no closed list
         text = " ".join(str(error).split())[:120].rstrip(".")
         raise RecordingError(
             "unreadable", f"{file.name} has not the plain arrays pc, rgb, semantic, center ({text}); make it again."
@@ -152,6 +172,10 @@ def _frame(file: Path) -> dict[str, npt.NDArray[Any]]:
     ):
         shapes = ", ".join(f"{name} {array.shape}" for name, array in frame.items())
         raise RecordingError("unreadable", f"{file.name} has {shapes}; (n, 3), (n, 3), (n,) and (3,) are read.")
+    wrong = next((name for name, kinds in _KINDS.items() if frame[name].dtype.kind not in kinds), None)
+    if wrong is not None:
+        kind = "whole numbers" if wrong == "semantic" else "floating-point numbers"
+        raise RecordingError("unreadable", f"{file.name} has {wrong} of {frame[wrong].dtype}, and {kind} are read; make it again.")
     raw = frame["semantic"]
     if not ((raw >= 0) & (raw < len(_CLASS_OF))).all():
         raise RecordingError("unreadable", f"{file.name} has a class outside 0 to {len(_CLASS_OF) - 1}; give the raw classes.")

@@ -47,7 +47,7 @@ class RecordingSource(BaseModel):
     "H1"), sessions (radhar "D"), sequences (synthia4d "*-06-*"); val alone takes its groups out of train.
     window, step: cut into windows of so many frames, one beginning every `step` frames; window 0 keeps recordings whole.
     at_least, short: a recording of fewer than at_least frames is kept as it is and flagged "short", has its last frame repeated up to
-    at_least ("repeat_last"), or is left out and counted ("leave_out"). A window longer than the recording counts as at_least too.
+    at_least ("repeat_last"), or is left out and counted ("leave_out"). Where there are windows, window stands in at_least's place.
     lists: a file of names per split, beside the data: hoi4d: names of the rows, in order; synthia4d: the frames to take.
     images: hoi4d_actions: folder of the decoded raw release, images/LINE/align_rgb/00000.jpg, …; each frame of the points gets the image
     of its time, image_fps a second, as a frame of image_size × image_size. That row i of the files is line i of the list is what public
@@ -91,7 +91,7 @@ class RecordingSource(BaseModel):
     @property
     def fewest(self) -> int:
         """Frames below which a recording is short."""
-        return max(self.at_least, self.window)
+        return self.window or self.at_least
 
 
 def importer(name: str) -> ModuleType:
@@ -140,7 +140,7 @@ def _split(source: RecordingSource, entry: Entry) -> Split:
 
 
 def _check_groups(source: RecordingSource, entries: list[Entry]) -> None:
-    groups = sorted({entry.group for entry in entries})
+    groups = sorted({entry.group for entry in entries if not entry.left_out})
     for pattern in (*source.test, *source.val):
         if not any(fnmatchcase(group, pattern) for group in groups):
             known = ", ".join(group for group in groups if group) or "none"
@@ -173,7 +173,7 @@ def open_recording(source: RecordingSource, uri: str) -> Recording:
         recording: Recording = importer(source.format).read(source.path, name, source, span)
     except OSError as error:
         raise RecordingError("io_error", f"{name} cannot be read ({error.strerror or error}); look at the file and its rights.") from None
-    frames = len(recording.frames)
+    frames, recording = len(recording.frames), replace(recording, together=recording.together or name)
     if frames >= source.fewest or not frames:
         return recording
     recording = replace(recording, flags=(*recording.flags, "short"))

@@ -56,12 +56,16 @@ def test_a_bad_file_ends_with_three_and_its_reason(
         (("radhar", "in", "--list", "release.txt"), "--list release.txt names no split"),
         (("radhar", "in", "--list", "train=release.txt"), "no lists of names"),
         (("mhomeges", "in"), "holds no file of the format mhomeges"),
+        (("radhar", "in/index.csv"), "is no folder; give the one that holds the files of radhar"),
+        (("synthia4d", "set.zip"), "is no folder; give the one that holds the files of synthia4d"),
+        (("radhar", "in", "--window", "3", "--at-least", "4"), "--at-least 4 asks for more frames than --window 3 has"),
     ],
 )
 def test_a_wrong_command_is_one_sentence_and_two(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
     write_radhar(tmp_path / "in", {"Train/walk/a": 3})
+    (tmp_path / "set.zip").write_bytes(b"PK\x05\x06" + bytes(18))
     monkeypatch.chdir(tmp_path)
     assert crossloom(monkeypatch, "import", *arguments, "--to", tmp_path / "out", "--workers", "0") == 2
     said = capsys.readouterr().err.strip()

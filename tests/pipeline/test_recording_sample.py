@@ -178,6 +178,30 @@ def test_windows_of_one_recording_stay_on_one_side_of_a_validation_cut(tmp_path:
     assert {side for found in sides.values() for side in found} == {"train", "val"}
 
 
+@pytest.mark.parametrize("window", [0, 3])
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_a_sample_names_the_recording_that_it_was_cut_from(tmp_path: Path, name: str, window: int) -> None:
+    if name == "synthia4d" and window:
+        pytest.skip("its clips are three frames of a sequence as they are")
+    config = recipe(name, WRITERS[name](tmp_path / "in"), source={"window": window, "step": 2})
+    assert make(config, tmp_path / "out").failed == {}
+    assert isinstance(config.source, RecordingSource)
+    groups = {asset.uri: asset.group for asset in recordings.assets(config.source)}
+    dataset = Dataset.open(str(tmp_path / "out"))
+    found = [dataset.load(index, ("json",))["json"] for index in range(len(dataset))]
+    assert {about["source"]: about["clip"]["recording"] for about in found} == {about["source"]: groups[about["source"]] for about in found}
+    assert not any("@" in about["clip"]["recording"] for about in found)
+    example = {
+        "msr_action3d": "a01_s02_e01_sdepth.bin",
+        "hoi4d_actions": "train1.h5#00001",
+        "hoi4d_semantic": "train1.h5#00001",
+        "synthia4d": "SYNTHIA-SEQS-06-SPRING",
+        "radhar": "Data/Train/jack/20_jack_1.txt.xz",
+        "mhomeges": "longGes_1.8m/805/point_805_1.8m_z.csv",
+    }[name]
+    assert sum(about["clip"]["recording"] == example for about in found) >= (2 if window or name == "synthia4d" else 1)
+
+
 def made(
     monkeypatch: pytest.MonkeyPatch, recording: Recording, count: int, sha256: str = "ab", seed: int = 0
 ) -> tuple[dict[str, Any], Outcome]:

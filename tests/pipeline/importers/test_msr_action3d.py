@@ -186,3 +186,21 @@ def test_a_length_that_a_file_cannot_hold_is_not_believed(tmp_path: Path) -> Non
     for asset in found:
         with pytest.raises(RecordingError):
             open_recording(source(tmp_path, window=24), asset.uri)
+
+
+def test_windows_take_every_recording_that_is_as_long_as_they_are(tmp_path: Path) -> None:
+    for take, frames in ((1, 40), (2, 16), (3, 15)):
+        write_msr(tmp_path / f"a01_s01_e{take:02d}_sdepth.bin", msr_depth(frames, take))
+    for short, lost in (("leave_out", 1), ("repeat_last", 0), ("keep", 0)):
+        config = RecordingSource.model_validate({"format": "msr_action3d", "path": tmp_path, "window": 16, "step": 8, "short": short})
+        found = list(assets(config))
+        assert [asset.left_out for asset in found if asset.left_out] == ["shorter than 16 frames"] * lost
+        windows = [asset.uri for asset in found if "e03" not in asset.uri]
+        assert windows == [f"a01_s01_e01_sdepth.bin@{start:05d}" for start in (0, 8, 16, 24)] + ["a01_s01_e02_sdepth.bin@00000"]
+        for uri in windows:
+            recording = open_recording(config, uri)
+            assert (len(recording.frames), recording.flags, recording.fillers) == (16, (), None)
+    kept = open_recording(config, "a01_s01_e03_sdepth.bin@00000")
+    assert (len(kept.frames), kept.flags) == (15, ("short",))
+    filled = open_recording(config.model_copy(update={"short": "repeat_last"}), "a01_s01_e03_sdepth.bin@00000")
+    assert (len(filled.frames), filled.flags) == (16, ("short",))

@@ -161,6 +161,22 @@ def test_windows_cover_the_recording_and_share_its_side(tmp_path: Path) -> None:
     assert "short" in open_recording(config, found[3].uri).flags
 
 
+def test_a_text_beside_its_packed_self_and_folders_that_are_no_class_are_left_out_and_counted(tmp_path: Path) -> None:
+    write_radhar(tmp_path)
+    walk = tmp_path / "Data/Train/walk"
+    (walk / "20_walk_1.txt").write_text(radhar_text(radhar_points(5)))
+    for name in ("Jack", "squat", "jack_old"):
+        (tmp_path / "Data/Test" / name).mkdir()
+        (tmp_path / "Data/Test" / name / "a.txt").write_text(radhar_text(radhar_points(4)))
+    (tmp_path / "Data/Train/notes.txt").write_text("no recording")
+    expected = {"Data/Train/walk/20_walk_1.txt": "also there as .txt.xz"}
+    expected |= {f"Data/Test/{name}/a.txt": "folder is no class" for name in ("Jack", "squat", "jack_old")}
+    for options in ({}, {"test": ["A"]}):  # sessions are asked of none of these
+        found = list(assets(source(tmp_path, **options)))
+        assert {asset.uri: asset.left_out for asset in found if asset.left_out} == expected
+        assert len([asset for asset in found if not asset.left_out]) == 6
+
+
 def index() -> list[dict[str, str]]:
     with open(REAL / "index.csv", newline="") as file:
         return list(csv.DictReader(file))

@@ -1,9 +1,12 @@
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.generate import generate
 from pipeline.importers.recording import RecordingError
+from pipeline.recipe import Recipe
 from pipeline.sources.asset import SourceError
 from pipeline.sources.recordings import RecordingSource, assets, content_sha256, open_recording
 from tests.pipeline.importers.recording_files import write_synthia
@@ -97,6 +100,15 @@ def test_points_beyond_25_m_of_the_centre_are_flagged(tmp_path: Path) -> None:
         {"pc": np.zeros((32, 2))},
         {"rgb": np.array([None] * 96).reshape(32, 3)},
         {"center": np.zeros((1, 3))},
+        {"pc": np.full((32, 3), "far")},
+        {"pc": np.zeros((32, 3), np.complex128)},
+        {"rgb": np.full((32, 3), 200, np.uint8)},
+        {"center": np.zeros(3, [("x", "f8")])},
+        {"center": np.full(3, "here")},
+        {"semantic": np.full(32, "road")},
+        {"semantic": np.full(32, 2.5)},
+        {"semantic": np.full(32, np.nan)},
+        {"semantic": np.ones(32, bool)},
     ],
 )
 def test_frames_of_other_shapes_classes_or_objects_have_a_reason(tmp_path: Path, changes: dict[str, np.ndarray]) -> None:
@@ -114,3 +126,51 @@ def test_a_file_that_is_cut_or_empty_has_a_reason(tmp_path: Path) -> None:
         with pytest.raises(RecordingError) as caught:
             open_recording(source(tmp_path), path.name)
         assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize("header", ["", "{'descr': (", "{'descr': '<f8', 'fortran_order': False, 'shape': (10**30, 3)}", "  \n x"])
+def test_an_array_under_the_name_of_an_archive_or_with_a_broken_header_has_a_reason(tmp_path: Path, header: str) -> None:
+    path = tmp_path / f"{SEQUENCE}-000001.npz"
+    if header:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in ("pc", "rgb", "semantic", "center"):
+                archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(64))
+    else:
+        with open(path, "wb") as file:
+            np.save(file, np.zeros((4, 3)))
+    with pytest.raises(RecordingError, match="has not the plain arrays") as caught:
+        open_recording(source(tmp_path), path.name)
+    assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize("name", ["pc", "rgb", "center"])
+def test_numbers_that_are_none_cost_their_clips_alone(tmp_path: Path, name: str) -> None:
+    whole = write(tmp_path / "in", [1, 8])[1]
+    array = whole[name].copy()
+    array[..., 0] = np.nan
+    write_synthia(tmp_path / "in" / SEQUENCE, 1, **{name: array})
+    recipe = Recipe.model_validate({"source": source(tmp_path / "in"), "points": {"count": 32}})
+    summary = generate(recipe, str(tmp_path / "out"), progress=False, isolate=False)
+    assert (summary.samples, summary.failed) == (1, {"not_finite": 1})
+
+
+def test_a_frame_that_a_list_has_twice_is_taken_once(tmp_path: Path) -> None:
+    write(tmp_path, [616, 617])
+    lines = [f"{SEQUENCE}/point_clouds/{number}.ply x" for number in ("000616", "000617", "616")]
+    (tmp_path / "test.txt").write_text("\n".join(lines))
+    found = [(asset.uri, asset.left_out) for asset in assets(source(tmp_path, lists={"test": "test.txt"}))]
+    assert found == [(f"{SEQUENCE}-000616.npz", ""), (f"{SEQUENCE}-000617.npz", ""), (f"{SEQUENCE}-000616.npz", "listed twice")]
+    (tmp_path / "val.txt").write_text(f"{SEQUENCE}/point_clouds/000002.ply x\n\n{lines[0]}")
+    both = source(tmp_path, lists={"test": "test.txt", "val": "val.txt"})
+    with pytest.raises(
+        SourceError, match=rf"val.txt has {SEQUENCE}/point_clouds/000616.ply in line 3, and .*test.txt has it too"
+    ) as caught:
+        list(assets(both))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_frame_in_two_folders_is_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write(tmp_path / folder, [3])
+    with pytest.raises(SourceError, match=rf"a/{SEQUENCE}-000003.npz and .*b/{SEQUENCE}-000003.npz are the same frame"):
+        list(assets(source(tmp_path)))
