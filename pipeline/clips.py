@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from render.cameras import Range
+from render.cameras import Elevation, Range
 
 MAX_FRAMES = 1000  # frame numbers in member names have three digits
 
@@ -22,7 +22,7 @@ class Camera(BaseModel):
 
     size: int = Field(default=112, ge=8, le=4096)
     fov_deg: float = Field(default=40.0, gt=0, lt=170)
-    elevation_deg: Annotated[float, Field(ge=-90, le=90)] | Range = (0.0, 30.0)
+    elevation_deg: Elevation = (0.0, 30.0)
     azimuth_deg: float | Range = (-180.0, 180.0)
     orbit_deg: float | Range = 0.0
     margin: float = Field(default=0.05, ge=0, lt=1)

@@ -51,7 +51,8 @@ def begin(store: Store, recipe: Recipe, planned: Plan, renderer: str) -> dict[st
 
     Raises DatasetError where the folder holds something else: other files, another recipe's dataset, or one of other meshes.
     """
-    libraries = ("numpy", "pyarrow", "pillow")  # Pillow decodes textures and the images of recordings
+    # Pillow decodes textures and the images of recordings, DracoPy the geometry of glTF files that is compressed
+    libraries = ("numpy", "pyarrow", "pillow", "dracopy")
     codecs = {"png": png.CODEC, **{name: importlib.metadata.version(name) for name in libraries}}
     fresh = {
         "format": FORMAT,
@@ -98,6 +99,8 @@ def check_recipe(store: Store, info: dict[str, Any], recipe: Recipe) -> None:
         other = Recipe.model_validate(info["recipe"]).identity()
     except ValueError:
         other = {}
+    if other == recipe.identity():
+        raise DatasetError(f"{store.uri} was begun by another version of crossloom; finish it with that one or give another folder.")
     differing = [f"{key} is {there} there and {here} here" for key, there, here in _differences(other, recipe.identity())]
     what = "; ".join(differing[:3]) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
     raise DatasetError(f"{store.uri} holds the dataset of another recipe, {info['name']!r} ({what}): give another folder for this one.")

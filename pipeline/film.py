@@ -20,7 +20,7 @@ from pipeline.recipe import Recipe
 from pipeline.script import Played, Script, play
 from render import cameras, checks, surface
 from render.cameras import Cameras
-from render.meshes import Mesh, MeshError
+from render.meshes import MAX_PARTS, Mesh, MeshError
 from render.moving import check_clip
 from render.views import Light, Renderer, Style, Views
 
@@ -32,7 +32,7 @@ def make_clip(recipe: Recipe, renderer: Renderer, asset: Planned, watch: Stopwat
     config = recipe.clips
     assert config is not None
     script = sources.open_clip(recipe.source, asset.source, seed_of(recipe, asset.sha256, "script"), parts=recipe.points.parts)
-    mesh = _labelled(script, config) if recipe.points.parts else replace(script.animated.mesh, parts=None, part_names=())
+    mesh = _labelled(asset.source, script, config) if recipe.points.parts else replace(script.animated.mesh, parts=None, part_names=())
     _check_size(recipe, asset, mesh)
     watch.lap("load")
     played = play(script, config.frames, config.fps, seed_of(recipe, asset.sha256, "play"))
@@ -102,15 +102,21 @@ def _about(script: Script, played: Played, config: Clips, style: Style) -> dict[
     return about | ({"start_s": played.start_s[0]} if one else {"plays": names})
 
 
-def _labelled(script: Script, config: Clips) -> Mesh:
+def _labelled(uri: str, script: Script, config: Clips) -> Mesh:
     """The mesh with part labels by the nodes that move its faces, which for a static one are its parts."""
     mesh, nodes = script.animated.mesh, script.animated.node_names
     if not config.parts:
         names = tuple(dict.fromkeys(nodes))
-        part_of = [names.index(name) for name in nodes]
+        place_of = {name: number for number, name in enumerate(names)}
+        part_of = [place_of[name] for name in nodes]
     else:
         names = tuple(config.parts)
         part_of = [part_number(config.parts, name) for name in nodes]
+    if len(names) > MAX_PARTS:
+        text = (
+            f"{uri} has {len(names)} parts, more than the {MAX_PARTS} that can be numbered; give clips.parts or set points.parts to false."
+        )
+        raise MeshError("too_large", text)
     # a face that no node moves has the last entry
     return replace(mesh, parts=np.array([*part_of, -1], np.int16)[script.animated.face_nodes], part_names=names)
 
@@ -129,7 +135,7 @@ def film_cameras(config: Camera, frames: int, seed: int, *, turntable: bool = Fa
     azimuth, elevation, orbit = (
         _drawn(value, uniform) for value, uniform in zip((config.azimuth_deg, config.elevation_deg, config.orbit_deg), dice, strict=True)
     )
-    if turntable and config.orbit_deg == 0:
+    if turntable and orbit == 0:
         orbit = 2 * math.pi
     turn = np.arange(frames) / max(1, frames - 1)
     fov_rad = math.radians(config.fov_deg)

@@ -155,15 +155,22 @@ def _clips(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
         "visible": "back-projected from what the camera sees of each frame",
     }[clips["points"]]
     drawn = [name for name in ("light", "background") if clips[name]]
-    turn = camera["orbit_deg"]
     angles = [f"elevation {_degrees(camera['elevation_deg'])}", f"azimuth {_degrees(camera['azimuth_deg'])}"]
-    angles += [f"turning by {_degrees(turn)}" if turn else "standing still", f"field of view {camera['fov_deg']:g}°"]
+    still = recipe["source"]["kind"] not in ("animated", "creatures")
+    angles += [_turning(camera["orbit_deg"], still), f"field of view {camera['fov_deg']:g}°"]
     return [
         ("Clips", f"{clips['frames']:,} frames, {clips['fps']:g} a second"),
         ("Points", f"{recipe['points']['count']:,} a frame, {how}" + (", with parts" if recipe["points"]["parts"] else "")),
         ("Frames", f"{camera['size']} × {camera['size']}" + (f", {' and '.join(drawn)} drawn for each clip" if drawn else "")),
         ("Camera", ", ".join(angles)),
     ]
+
+
+def _turning(orbit_deg: Any, still: bool) -> str:
+    """How the camera goes round, which it does fully about meshes without animation unless told otherwise (`pipeline.clips.Camera`)."""
+    if np.any(orbit_deg):
+        return f"turning by {_degrees(orbit_deg)}"
+    return "turning by 360°" if still else "standing still"
 
 
 def _recordings(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -190,7 +197,8 @@ def _cameras(rig: Mapping[str, Any]) -> str:
 
 
 def _degrees(value: Any) -> str:
-    return f"{value[0]:g}° to {value[1]:g}°" if isinstance(value, list | tuple) else f"{value:g}°"
+    low, high = value if isinstance(value, list | tuple) else (value, value)
+    return f"{low:g}°" if low == high else f"{low:g}° to {high:g}°"
 
 
 def _layers(dataset: Dataset) -> dict[str, list[tuple[str, str]]]:

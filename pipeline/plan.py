@@ -62,6 +62,8 @@ def make_plan(recipe: Recipe) -> Plan:
     if not rows and left_out:
         rules = ", ".join(f"{count} {rule}" for rule, count in left_out.items())
         raise SourceError(f"Everything in the source is left out ({rules}); change the recipe's rules.")
+    if not rows:
+        raise SourceError("The source gives nothing to make a dataset of; change what the recipe's source asks for.")
     if isinstance(recipe.source, FolderSource):
         if recipe.source.leave_out_identical:
             known = {digest for asset, digest in rows if asset.split == "train"}
@@ -109,7 +111,7 @@ def _hashed(recipe: Recipe, assets: Iterable[Asset]) -> Iterator[tuple[Asset, st
 
 def _share(seed: int, purpose: str, digest: str) -> float:
     """A number in [0, 1) that belongs to a content or a group."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{digest}".encode()).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{digest}".encode("utf-8", "surrogatepass")).digest()[:6], "big") / 2**48
 
 
 def _placed(recipe: Recipe, asset: Asset, digest: str) -> Asset:

@@ -107,6 +107,10 @@ class Recipe(BaseModel):
         if values["clips"] is None:
             # datasets made before there were clips keep their identity
             del values["clips"]
+        for holder, table in ((source, "actions"), (values.get("clips", {}), "parts")):
+            if isinstance(holder.get(table), dict) and holder[table]:
+                # the first match counts and labels are positions: the order of such a table decides bytes
+                holder[table] = list(holder[table].items())
         del values["limits"]["seconds"], values["limits"]["memory_mb"]
         return values
 

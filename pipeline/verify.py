@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pipeline.reader import decode_member
 from pipeline.recipe import Recipe
 from pipeline.storage import StorageError, Store
 from pipeline.verify_clips import clip_problems, image_problems, in_own_pixels
+from render.cameras import Rig, fitting_distance
 
 # The share of the points that must fall on the pictures, on average and on each: parts thinner than a pixel may be in none.
 ON_VIEWS, ON_EACH = 0.85, 0.25
@@ -142,7 +144,7 @@ def _geometry(recipe: Recipe, row: dict[str, Any], members: dict[str, Any]) -> l
         if view.shape[:2] != size or mask.shape != size:
             problems.append(f"view {number} has not the size of its camera")
             continue
-        shares.append(on_mask(points, K, world_to_camera, mask))
+        shares.append(on_mask(points, K, world_to_camera, mask, cut_off=_stands_close(recipe.views.rig)))
     return problems + _judged(shares, "view")
 
 
@@ -187,19 +189,38 @@ def _shown(recipe: Recipe, members: dict[str, Any], number: int, view: npt.NDArr
     return np.asarray(shown | (members[f"m{number:02d}.png"][..., 0] > 0) if recipe.views.mask else shown)
 
 
-def on_mask(points: npt.NDArray[Any], K: npt.NDArray[Any], world_to_camera: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> float:
-    """The share of the points (N, 3) within the picture that fall within one pixel of a True pixel of mask (H, W); 1 where none is."""
-    camera = points.astype(np.float64) @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
-    pixels = camera @ K.T
-    ahead = pixels[:, 2] > 0
-    column, row = np.floor(pixels[ahead, :2] / pixels[ahead, 2:]).astype(np.int64).T
+def _stands_close(rig: Rig) -> bool:
+    """Whether the views of a rig may show less than the whole unit sphere."""
+    return rig.kind == "shapenet24" or (rig.distance is not None and rig.distance < fitting_distance(math.radians(rig.fov_deg), 0.0))
+
+
+def on_mask(
+    points: npt.NDArray[Any], K: npt.NDArray[Any], world_to_camera: npt.NDArray[Any], mask: npt.NDArray[np.bool_], *, cut_off: bool = False
+) -> float:
+    """The share of the points (N, 3) that fall within one pixel of a True pixel of mask (H, W).
+
+    cut_off: the picture need not show all, so that only the points within it count; where it shows none it is 1 as long as the origin,
+    at which all cameras look, is in it.
+    """
     height, width = mask.shape
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    if not inside.any():
-        return 1.0
+    row, column = _pixels(points, K, world_to_camera, width, height)
+    if cut_off and not len(row):
+        return float(len(_pixels(np.zeros((1, 3)), K, world_to_camera, width, height)[0]))
     padded = np.pad(mask, 1)
     near = np.zeros_like(mask)
     for down in range(3):
         for right in range(3):
             near |= padded[down : down + height, right : right + width]
-    return float(near[row[inside], column[inside]].mean())
+    return float(near[row, column].sum() / (len(row) if cut_off else len(points)))
+
+
+def _pixels(
+    points: npt.NDArray[Any], K: npt.NDArray[Any], world_to_camera: npt.NDArray[Any], width: int, height: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows and columns of the points that fall into the picture."""
+    camera = points.astype(np.float64) @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
+    pixels = camera @ K.T
+    ahead = pixels[:, 2] > 0
+    column, row = np.floor(pixels[ahead, :2] / pixels[ahead, 2:]).T
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return row[inside].astype(np.int64), column[inside].astype(np.int64)

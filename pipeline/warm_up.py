@@ -19,10 +19,25 @@ from render.moving import check_clip
 from render.surface import places, sample
 from render.views import Renderer
 
+_PLY = """ply
+format ascii 1.0
+element vertex 3
+property float x
+property float y
+property float z
+element face 1
+property list uchar int vertex_indices
+end_header
+0 0 0
+1 0 0
+0 1 0
+3 0 1 2
+"""
+
 
 def warm_up(recipe: Recipe, renderer: Renderer) -> None:
-    """Draws, samples and encodes a tetrahedron, reads a triangle of each kind of file; where the recipe makes clips, moves the one
-    and poses the other."""
+    """Draws, samples and encodes a tetrahedron, reads a triangle of each kind of file that the source may hold; where the recipe makes
+    clips, moves the one and poses the other."""
     corners = np.array([[-0.5, -0.5, -0.5], [0.5, -0.5, -0.5], [0.0, 0.5, -0.5], [0.0, 0.0, 0.5]])
     faces = np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]], np.int32)
     plain = Mesh(corners, faces, (Material(),), np.zeros(4, np.int32))
@@ -42,14 +57,25 @@ def warm_up(recipe: Recipe, renderer: Renderer) -> None:
             path = Path(folder, name)
             path.write_text(text)
             check(load(path))
-        if recipe.clips is not None and recipe.source.kind == "animated":
-            _pose(Path(folder, "a.gltf"))
+        if recipe.source.kind == "folder":
+            path = Path(folder, "a.ply")
+            path.write_text(_PLY)
+            load(path)
+        if recipe.source.kind in ("folder", "animated"):
+            import DracoPy
+
+            DracoPy.decode(DracoPy.encode(corners, faces))
+            path = Path(folder, "a.gltf")
+            _write_gltf(path)
+            load(path)
+        if recipe.source.kind == "animated":
+            from render.animation import load_animated
+
+            load_animated(path).pose(0, np.array([0.0, 0.5]))
 
 
-def _pose(path: Path) -> None:
-    """Writes and plays a triangle with a skin and one without, a morph target and a channel of each kind."""
-    from render.animation import load_animated
-
+def _write_gltf(path: Path) -> None:
+    """A triangle with a skin and one without, a morph target and a channel of each kind."""
     arrays: list[tuple[str, list[float]]] = [
         ("VEC3", [0, 0, 0, 1, 0, 0, 0, 1, 0]),
         ("VEC3", [0.1] * 9),
@@ -79,5 +105,3 @@ def _pose(path: Path) -> None:
         "animations": [{"samplers": [{"input": 3, "output": 4}, {"input": 3, "output": 5}], "channels": channels}],
     }
     path.write_text(json.dumps(document))
-    animated = load_animated(path)
-    animated.pose(0, np.array([0.0, 0.5]))

@@ -23,6 +23,7 @@ from render import cameras, checks, surface
 from render.cameras import Cameras
 from render.meshes import Mesh, MeshError
 from render.views import Renderer, Views
+from render.wording import plain
 
 OUT_OF_MEMORY = "The mesh needs more memory than an asset may take; simplify it or raise limits.memory_mb."
 _MESSAGE_LENGTH = 300
@@ -83,8 +84,9 @@ def _message(recipe: Recipe, text: str) -> str:
     """The sentence without the folder that the source happens to lie in: a manifest is the same wherever it was made."""
     for path in (getattr(recipe.source, "path", None), getattr(recipe.source, "images", None)):
         if path is not None:
-            text = text.replace(f"{path}/", "")
-    return " ".join(text.split())[:_MESSAGE_LENGTH]
+            text = text.replace(f"{path}/", "").replace(f"{path.resolve()}/", "")
+    # texts of the asset may hold what UTF-8 has not, which would cost its shard
+    return plain(" ".join(plain(text, 10 * _MESSAGE_LENGTH).split()), _MESSAGE_LENGTH)
 
 
 def _make_views(recipe: Recipe, renderer: Renderer, asset: Planned, watch: Stopwatch) -> Outcome:

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from render.gltf import Document, open_document, text, whole
+from render.gltf import Document, open_document, whole
 from render.keyframes import Channels, drive, read_channels, read_span
 from render.meshes import Mesh, MeshError, folder_of, load, readable
 from render.meshes_gltf import Piece, join, read_pieces
 from render.skinning import Nodes, place, read_nodes
+from render.wording import plain
 
 Floats = npt.NDArray[np.float64]
 Pose = Callable[[int | None, Floats], Floats]
@@ -99,7 +100,7 @@ def _clips(document: Document) -> tuple[Clip, ...]:
                 first, last = read_span(document, number)
         except MeshError:
             first = last = 0.0
-        clips.append(Clip(text(animation.get("name", "")), first, last - first))
+        clips.append(Clip(plain(animation.get("name", "")), first, last - first))
     return tuple(clips)
 
 
@@ -148,7 +149,7 @@ def _face_nodes(document: Document, nodes: Nodes, pieces: list[Piece]) -> tuple[
     place_of = np.zeros(len(nodes.numbers), np.int32)
     place_of[ordered] = np.arange(len(ordered))
     numbers = [int(nodes.numbers[row]) for row in ordered]
-    names = tuple(text(document.tree["nodes"][number].get("name") or f"node{number}") for number in numbers)
+    names = tuple(plain(document.tree["nodes"][number].get("name") or f"node{number}") for number in numbers)
     return names, place_of[np.concatenate(rows)]
 
 

@@ -170,6 +170,8 @@ def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
 
 
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+_Elevation = Annotated[float, Field(ge=-90, le=90)]
+Elevation = _Elevation | Annotated[tuple[_Elevation, _Elevation], AfterValidator(_ordered)]
 
 
 class Rig(BaseModel):
@@ -180,11 +182,11 @@ class Rig(BaseModel):
     shapenet24 takes only `size` (and its own angles, drawn for each asset); see the function of that name.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["ring", "fibonacci", "shapenet24"] = "ring"
     count: int = Field(default=12, ge=1, le=1000)
-    elevation_deg: Annotated[float, Field(ge=-90, le=90)] | Range = 30.0
+    elevation_deg: Elevation = 30.0
     azimuth_deg: float | Range = 0.0
     fov_deg: float = Field(default=40.0, gt=0, lt=170)
     distance: float | None = Field(default=None, gt=0)

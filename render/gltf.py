@@ -18,6 +18,7 @@ import numpy.typing as npt
 from render.checks import Flag
 from render.meshes import MAX_FACES, MeshError, folder_of
 from render.textures import find_inside
+from render.wording import plain
 
 Json = dict[str, Any]
 
@@ -66,7 +67,9 @@ def open_document(path: Path, root: Path) -> Document:
     with whole(path):
         for extension in tree.get("extensionsRequired", []):
             if not str(extension).startswith(_SUPPORTED_PREFIXES):
-                raise MeshError("unsupported", f"{path}: needs the glTF extension {extension}, which is not read; export it without.")
+                raise MeshError(
+                    "unsupported", f"{path}: needs the glTF extension {plain(extension, 80)}, which is not read; export it without."
+                )
     return Document(path, root, tree, binary)
 
 
@@ -82,9 +85,11 @@ def named_files(path: Path) -> list[Path | None]:
         return [find_inside(unquote(uri), path.parent, folder_of(path)) for uri in named]
 
 
-def text(value: object) -> str:
-    """A name of a document as it can be written anywhere: JSON may hold halves of characters, which UTF-8 has not."""
-    return str(value).encode("utf-8", "replace").decode()
+def item(things: Any, number: Any) -> Any:
+    """An entry of a document's list by its number. Raises IndexError where there is none, which Python would count from the end for −1."""
+    if type(number) is not int or not 0 <= number < len(things):
+        raise IndexError(f"no entry {plain(number, 40)} in a list of {len(things)}")
+    return things[number]
 
 
 def _parse(path: Path) -> tuple[Json, bytes | None]:
@@ -120,35 +125,36 @@ def resource(document: Document, uri: str) -> bytes | None:
 
 
 def _buffer(document: Document, number: int) -> bytes:
+    stored = item(document.tree["buffers"], number)
     if number not in document.buffers:
-        uri = document.tree["buffers"][number].get("uri")
+        uri = stored.get("uri")
         # Only the first buffer can be the file's own chunk (section 4.4.3.1).
         data = (document.binary if number == 0 else None) if uri is None else resource(document, uri)
         if data is None:
-            name = f"buffer {number}" if uri is None else f"buffer {uri[:100]}"
-            raise MeshError("io_error", f"{document.path}: its {name} is not in {document.root}; put it beside the file.")
+            name = f"buffer {number}" if uri is None else f"buffer {plain(uri, 100)}"
+            raise MeshError("io_error", f"{document.path}: its {name} is not there; put it beside the file.")
         document.buffers[number] = data
     return document.buffers[number]
 
 
 def view(document: Document, number: int, offset: int, dtype: str, count: int, width: int, strided: bool = True) -> npt.NDArray[Any]:
     """(count, width) numbers of a buffer view; raises MeshError where they are not all there."""
-    stored = document.tree["bufferViews"][number]
+    stored = item(document.tree["bufferViews"], number)
     data = _buffer(document, stored["buffer"])
-    item = np.dtype(dtype).itemsize * width
-    stride = stored.get("byteStride", item) if strided else item
+    each = np.dtype(dtype).itemsize * width
+    stride = stored.get("byteStride", each) if strided else each
     start = stored.get("byteOffset", 0) + offset
-    end = start + stride * (count - 1) + item
+    end = start + stride * (count - 1) + each
     if count <= 0:
         return np.zeros((0, width), dtype)
-    if start < 0 or offset < 0 or stride < item or end > len(data) or offset + stride * (count - 1) + item > stored["byteLength"]:
+    if start < 0 or offset < 0 or stride < each or end > len(data) or offset + stride * (count - 1) + each > stored["byteLength"]:
         raise MeshError("unreadable", f"{document.path}: buffer view {number} is shorter than what it should hold; fetch the file again.")
     return np.ndarray((count, width), dtype, data, start, (stride, np.dtype(dtype).itemsize))
 
 
 def view_bytes(document: Document, number: int) -> bytes:
     """All of a buffer view."""
-    return view(document, number, 0, "u1", int(document.tree["bufferViews"][number]["byteLength"]), 1, False).tobytes()
+    return view(document, number, 0, "u1", int(item(document.tree["bufferViews"], number)["byteLength"]), 1, False).tobytes()
 
 
 def accessor(document: Document, number: int) -> npt.NDArray[Any]:
@@ -163,6 +169,8 @@ def accessor(document: Document, number: int) -> npt.NDArray[Any]:
         sparse = stored["sparse"]
         places, new = sparse["indices"], sparse["values"]
         places_dtype = _COMPONENTS[places["componentType"]]
+        if np.dtype(places_dtype).kind != "u":
+            raise ValueError("sparse indices that are no unsigned integers")
         at = view(document, places["bufferView"], places.get("byteOffset", 0), places_dtype, sparse["count"], 1, False)
         values = values.copy()
         values[at[:, 0]] = view(document, new["bufferView"], new.get("byteOffset", 0), dtype, sparse["count"], width, False)
@@ -170,7 +178,7 @@ def accessor(document: Document, number: int) -> npt.NDArray[Any]:
 
 
 def _accessor(document: Document, number: int) -> Json:
-    stored = document.tree["accessors"][number]
+    stored = item(document.tree["accessors"], number)
     if int(stored["count"]) > 12 * MAX_FACES:
         raise MeshError("too_large", f"{document.path}: accessor {number} has {stored['count']} elements; simplify the mesh.")
     return stored  # type: ignore[no-any-return]
@@ -221,11 +229,12 @@ def is_triangle_list(document: Document, primitive: Json) -> bool:
 def _draco(document: Document, primitive: Json) -> Json | None:
     """The primitive's Draco extension, where its attributes are nowhere else: uncompressed ones stand in full precision."""
     compressed = primitive.get("extensions", {}).get("KHR_draco_mesh_compression")
-    position = document.tree["accessors"][primitive["attributes"]["POSITION"]]
+    position = item(document.tree["accessors"], primitive["attributes"]["POSITION"])
     return None if compressed is None or "bufferView" in position else compressed
 
 
 def _decoded(document: Document, number: int) -> Any:
+    item(document.tree["bufferViews"], number)
     if number not in document.draco:
         import DracoPy
 
@@ -247,7 +256,7 @@ def scene_nodes(document: Document) -> list[tuple[int, int]]:
     """(node, its parent or −1) of the default scene in the order of its tree, parents first; of all nodes where the file has no scene."""
     nodes, scenes = document.tree.get("nodes", []), document.tree.get("scenes", [])
     if scenes:
-        roots = scenes[document.tree.get("scene", 0)].get("nodes", [])
+        roots = item(scenes, document.tree.get("scene", 0)).get("nodes", [])
     else:
         roots = sorted(set(range(len(nodes))) - {child for node in nodes for child in node.get("children", [])})
     result: list[tuple[int, int]] = []
@@ -255,9 +264,10 @@ def scene_nodes(document: Document) -> list[tuple[int, int]]:
     waiting = [(number, -1) for number in reversed(roots)]
     while waiting:
         number, parent = waiting.pop()
-        if number in seen or not 0 <= number < len(nodes):
+        node = item(nodes, number)
+        if number in seen:
             raise MeshError("unreadable", f"{document.path}: node {number} of the scene is no part of a tree; export it again.")
         seen.add(number)
         result.append((number, parent))
-        waiting += [(child, number) for child in reversed(nodes[number].get("children", []))]
+        waiting += [(child, number) for child in reversed(node.get("children", []))]
     return result

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from render.gltf import Document, Json, accessor
+from render.gltf import Document, Json, accessor, item
 from render.meshes import MeshError
 from render.skinning import STATE, Nodes
 
@@ -40,7 +40,7 @@ class Channels:
 def read_span(document: Document, number: int) -> tuple[float, float]:
     """First and last key in seconds over the channels of an animation that have a node; (0, 0) where none has."""
     animation = document.tree["animations"][number]
-    keys = [_times(document, animation["samplers"][channel["sampler"]]["input"], number) for channel in _channels(animation)]
+    keys = [_times(document, item(animation["samplers"], channel["sampler"])["input"], number) for channel in _channels(animation)]
     return (min(float(k[0]) for k in keys), max(float(k[-1]) for k in keys)) if keys else (0.0, 0.0)
 
 
@@ -51,8 +51,8 @@ def _channels(animation: Json) -> list[Json]:
 
 
 def _times(document: Document, number: int, animation: int) -> Floats:
+    stored = item(document.tree["accessors"], number)
     if number not in document.times:
-        stored = document.tree["accessors"][number]
         # what a few bytes can claim is looked at before it is filled in
         if stored["type"] != "SCALAR" or int(stored["count"]) > _MAX_KEYS:
             message = f"{document.path}: the key times of animation {animation} are not up to {_MAX_KEYS} numbers; export it again."
@@ -75,8 +75,7 @@ def read_channels(document: Document, nodes: Nodes, number: int) -> Channels:
     time_at = value_at = 0
     for channel in _channels(animation):
         node, path = channel["target"]["node"], channel["target"]["path"]
-        if not 0 <= node < len(document.tree["nodes"]):
-            raise MeshError("unreadable", f"{document.path}: animation {number} moves node {node}, which is not there; export it again.")
+        item(document.tree["nodes"], node)
         if node not in rows:
             continue
         row = rows[node]
@@ -92,7 +91,7 @@ def read_channels(document: Document, nodes: Nodes, number: int) -> Channels:
                     f"{document.path}: animation {number} moves node {node}, which has a matrix; export it with translation and rotation."
                 )
                 raise MeshError("unreadable", message)
-        sampler = animation["samplers"][channel["sampler"]]
+        sampler = item(animation["samplers"], channel["sampler"])
         keys = _times(document, sampler["input"], number)
         mode = _MODES[sampler.get("interpolation", "LINEAR")]
         numbers = _values(document, sampler["output"], path, mode, (len(keys), width), number)

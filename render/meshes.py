@@ -11,14 +11,17 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from render.wording import plain
+
 Wrap = Literal["repeat", "clamp", "mirror"]
+_MESSAGE_LENGTH = 1000
 
 
 class MeshError(Exception):
-    """A file gives no usable mesh. `reason` is from the closed list of `render.checks.REASONS`; the text is one sentence."""
+    """A file gives no usable mesh. `reason` is from the closed list of `render.checks.REASONS`; the text is one sentence, `plain`."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(plain(message, _MESSAGE_LENGTH))
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[MeshError], tuple[str, str]]:
@@ -64,6 +67,7 @@ class Mesh:
 SUFFIXES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
 MAX_FILE_BYTES = 512 * 2**20
 MAX_FACES = 5_000_000
+MAX_PARTS = 2**15  # their numbers are int16
 
 
 def load(path: str | Path, *, root: Path | None = None, labels: Path | None = None) -> Mesh:
@@ -134,7 +138,7 @@ def read_part_labels(path: str | Path, faces: int) -> tuple[npt.NDArray[np.int16
     """Part labels in the form of the labelled Princeton Segmentation Benchmark: parts (faces,) int16 and their names in the file's order.
 
     The file is pairs of lines, a part's name and its faces' numbers from 1 on. Faces that it leaves out are −1.
-    Raises MeshError: io_error; unreadable where a number is none of a face.
+    Raises MeshError: io_error; unreadable where a number is none of a face; too_large above MAX_PARTS.
     """
     path = Path(path)
     try:
@@ -144,16 +148,17 @@ def read_part_labels(path: str | Path, faces: int) -> tuple[npt.NDArray[np.int16
     while lines and not lines[-1]:
         lines.pop()
     parts = np.full(faces, -1, np.int16)
-    names: list[str] = []
+    part_of: dict[str, int] = {}
     for number in range(0, len(lines), 2):
-        name, members = lines[number], lines[number + 1] if number + 1 < len(lines) else ""
+        name, members = plain(lines[number]), lines[number + 1] if number + 1 < len(lines) else ""
         try:
             places = np.array(members.split(), np.int64) - 1
         except (ValueError, OverflowError):
             raise MeshError("unreadable", f"{path}: line {number + 2} should hold face numbers of part {name!r}.") from None
         if len(places) and not 0 <= places.min() <= places.max() < faces:
             raise MeshError("unreadable", f"{path}: line {number + 2} names a face outside 1 to {faces}; the labels are of another mesh.")
-        if name not in names:
-            names.append(name)
-        parts[places] = names.index(name)
-    return parts, tuple(names)
+        part_of.setdefault(name, len(part_of))
+        if len(part_of) > MAX_PARTS:
+            raise MeshError("too_large", f"{path}: more than {MAX_PARTS} parts, which cannot be numbered; join some.")
+        parts[places] = part_of[name]
+    return parts, tuple(part_of)

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from render import srgb
-from render.gltf import Document, Json, attribute, corners, is_triangle_list, open_document, resource, view_bytes, whole
+from render.gltf import Document, Json, attribute, corners, is_triangle_list, item, open_document, resource, view_bytes, whole
 from render.meshes import MAX_FACES, Material, Mesh, MeshError, Wrap
 from render.skinning import Nodes, Shape, place, read_nodes, read_shape, world_matrices
 from render.textures import read_picture
+from render.wording import plain
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,7 +53,7 @@ def read_pieces(document: Document, nodes: Nodes) -> list[Piece]:
         node = tree["nodes"][number]
         if "mesh" not in node:
             continue
-        for primitive in tree["meshes"][node["mesh"]]["primitives"]:
+        for primitive in item(tree["meshes"], node["mesh"])["primitives"]:
             if primitive.get("mode", 4) < 4:
                 document.flags.append("lines_ignored")
                 continue
@@ -81,7 +82,10 @@ def _piece(document: Document, nodes: Nodes, row: int, primitive: Json, mirrored
     faces = _triangles(corners(document, primitive, len(shape.positions)), mode)
     if mirrored and shape.skin is None:
         faces = faces[:, ::-1]
-    material = primitive.get("material", -1)
+    material = -1
+    if "material" in primitive:
+        material = primitive["material"]
+        item(document.tree["materials"], material)
     uv = None
     texture = _texture_info(document, material)
     if texture is not None:
@@ -130,8 +134,8 @@ def _placed_uv(uv: Floats, placed: Json) -> Floats:
 
 
 def _picture(document: Document, number: int) -> npt.NDArray[np.uint8] | None:
+    image = item(document.tree["images"], number)
     if number not in document.pictures:
-        image = document.tree["images"][number]
         if "bufferView" in image:
             data: bytes | None = view_bytes(document, image["bufferView"])
         else:
@@ -156,16 +160,16 @@ def _material(document: Document, number: int) -> Material:
     color[:3] = srgb.encode(color[:3])
     info, picture, wrap = _texture_info(document, number), None, (_WRAPS[10497], _WRAPS[10497])
     if info is not None:
-        texture = document.tree["textures"][info["index"]]
+        texture = item(document.tree["textures"], info["index"])
         source = texture.get("source", texture.get("extensions", {}).get("EXT_texture_webp", {}).get("source"))
         if source is None:
             document.flags.append("texture_missing")
         else:
             picture = _picture(document, source)
         if "sampler" in texture:
-            sampler = document.tree["samplers"][texture["sampler"]]
+            sampler = item(document.tree["samplers"], texture["sampler"])
             wrap = (_WRAPS[sampler.get("wrapS", 10497)], _WRAPS[sampler.get("wrapT", 10497)])
-    return Material(str(look.get("name", "")), color.astype(np.float32), picture, wrap)
+    return Material(plain(look.get("name", "")), color.astype(np.float32), picture, wrap)
 
 
 def join(document: Document, nodes: Nodes, pieces: list[Piece]) -> Mesh:

@@ -14,6 +14,7 @@ from render.meshes import MAX_FACES, Material, Mesh, MeshError, Wrap
 from render.polygons import triangulate
 from render.scan import repair, scan_obj, scan_obj_counts
 from render.textures import find_inside, read_picture
+from render.wording import plain
 
 _CONTINUED = re.compile(rb"\\\r?\n")
 # Options of a map statement and how many values each takes; -o, -s and -t take one to three.
@@ -32,8 +33,9 @@ class _Look:
 
 @dataclass
 class _Textures:
-    """The pictures of one object: each is read once, whatever number of materials name it."""
+    """The pictures of the object at a path: each is read once, whatever number of materials name it."""
 
+    object: Path
     root: Path
     flags: list[Flag]
     read: dict[Path, npt.NDArray[np.uint8] | None] = field(default_factory=dict)
@@ -44,7 +46,7 @@ class _Textures:
             self.flags.append("texture_missing")
             return None
         if path not in self.read:
-            self.read[path] = read_picture(path, str(path))
+            self.read[path] = read_picture(path, f"{self.object}, texture {plain(name, 100)}")
         if self.read[path] is None:
             self.flags.append("texture_unreadable")
         return self.read[path]
@@ -77,7 +79,7 @@ def read_obj(path: Path, root: Path) -> Mesh:
     statement = np.searchsorted(used_from, np.arange(len(starts) - 1), side="right")
     material_of_polygon = np.array([-1, *(distinct[name] for name in names)])[statement]
     in_use, face_material = np.unique(material_of_polygon[polygons], return_inverse=True)
-    textures = _Textures(root, flags)
+    textures = _Textures(path, root, flags)
     materials = []
     for number in in_use.tolist():
         name = list(distinct)[number] if number >= 0 else ""

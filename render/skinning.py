@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from render.gltf import Document, Json, accessor, attribute, scene_nodes
+from render.gltf import Document, Json, accessor, attribute, item, scene_nodes
 from render.meshes import MAX_FACES, MeshError
 
 Floats = npt.NDArray[np.float64]
@@ -77,7 +77,7 @@ def read_nodes(document: Document) -> Nodes:
         rest[row, 7:] = node.get("scale", (1, 1, 1))
         weights_at[row] = rest.size + len(weights)
         if "mesh" in node:
-            mesh = document.tree["meshes"][node["mesh"]]
+            mesh = item(document.tree["meshes"], node["mesh"])
             given = node.get("weights", mesh.get("weights", []))
             weight_counts[row] = max((len(primitive.get("targets", [])) for primitive in mesh["primitives"]), default=0)
             weights += [float(given[k]) if k < len(given) else 0.0 for k in range(weight_counts[row])]
@@ -105,12 +105,14 @@ def read_shape(document: Document, nodes: Nodes, row: int, primitive: Json) -> S
             delta[:] = moved
     skin = None
     if "skin" in node and "JOINTS_0" in attributes:
-        skin = _read_skin(document, nodes, document.tree["skins"][node["skin"]], primitive, len(positions))
+        skin = _read_skin(document, nodes, item(document.tree["skins"], node["skin"]), primitive, len(positions))
     return Shape(positions, deltas, row, skin)
 
 
 def _read_skin(document: Document, nodes: Nodes, skin: Json, primitive: Json, vertices: int) -> Skin:
     rows = {int(number): row for row, number in enumerate(nodes.numbers)}
+    for joint in skin["joints"]:
+        item(document.tree["nodes"], joint)
     missing = [joint for joint in skin["joints"] if joint not in rows]
     if missing or not skin["joints"]:
         which = f"its joint {missing[0]} is in no scene" if missing else "a skin has no joints"

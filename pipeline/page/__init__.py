@@ -74,7 +74,8 @@ def write(to: Path, text: str) -> Path:
     to.parent.mkdir(parents=True, exist_ok=True)
     part = to.with_name(f".{to.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        # a source's path may hold stray bytes
+        part.write_text(text, encoding="utf-8", errors="replace")
         part.rename(to)
     except BaseException:
         part.unlink(missing_ok=True)

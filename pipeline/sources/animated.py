@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.sources import folder
-from pipeline.sources.asset import Asset, SourceError, Split
+from pipeline.sources.asset import Asset, Names, SourceError, Split
 from pipeline.sources.kept import file_key, forget, kept_character
 from render.meshes import MeshError
 
@@ -30,10 +30,10 @@ class AnimatedSource(BaseModel):
     files, exclude, test, val and together hold patterns of paths below it (* and ? within a name, ** across folders). actions: action →
     case-insensitive patterns of clip names, with or without what stands before their last "|"; the first that matches counts and clips that
     match none are left out; without the table a clip's own name is its action. classes: the actions that are kept, all if none is named.
-    A clip whose last pose is its first loops; those of the actions in loops do however they end, like gaits cut one key short.
-    sequences: 0 makes every clip an asset, whose class is its action; n makes n sequences of each file, of `joined` clips blended over
-    blend_s, whose class is the file's folder. test_fraction cuts a test split by file; the files that one group of together matches stay
-    on one side.
+    A clip whose last pose is its first loops; those of the actions in loops do however they end, like gaits that come back only nearly to
+    where they began. sequences: 0 makes every clip an asset, whose class is its action; n makes n sequences of each file, of `joined` clips
+    blended over blend_s, whose class is the folder that the file lies in. test_fraction cuts a test split by file; the files that one
+    group of together matches stay on one side.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +44,7 @@ class AnimatedSource(BaseModel):
     files: tuple[str, ...] = ("**/*",)
     exclude: tuple[str, ...] = ()
     actions: dict[str, tuple[str, ...]] = {}
-    classes: tuple[str, ...] = ()
+    classes: Names = ()
     test: tuple[str, ...] = ()
     val: tuple[str, ...] = ()
     test_fraction: float = Field(default=0.0, ge=0, lt=1)
@@ -69,7 +69,7 @@ class AnimatedSource(BaseModel):
 def assets(source: AnimatedSource) -> Iterator[Asset]:
     """The clips or sequences, file by file by path; those left out too, with the rule. A file that cannot be read is one asset.
 
-    Raises SourceError: no folder, no file, patterns that match none or that part what is to stay together.
+    Raises SourceError: no folder, no file, sequences of a file in no folder, patterns that match none or part what is to stay together.
     """
     from render.animation import list_clips
 
@@ -82,9 +82,13 @@ def assets(source: AnimatedSource) -> Iterator[Asset]:
     if not files:
         what = " or ".join(EXTENSIONS)
         raise SourceError(f"{source.path} holds no {what} file that source.files names; correct the path or the patterns.")
+    loose = [uri for uri in files if "/" not in uri]
+    if source.sequences and loose:
+        raise SourceError(f"{source.path / loose[0]} lies in no folder that would be its class; move it into {source.path}/CLASS.")
     splits, groups = _splits(source, files), _groups(source, files)
     for uri in files:
-        folder_name = PurePosixPath(uri).parent.name or source.path.name
+        # what the source's own folder is called is no class: the same files elsewhere are the same dataset
+        folder_name = PurePosixPath(uri).parent.name
         try:
             clips = list_clips(source.path / uri)
         except MeshError:

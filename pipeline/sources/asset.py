@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator
 
 from pipeline.config import ConfigError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = [name for number, name in enumerate(names) if name in names[:number]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands there twice; name it once")
+    return names
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_different)]
 
 
 class SourceError(ConfigError):

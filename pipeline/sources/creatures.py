@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.sources.asset import Asset, SourceError
+from pipeline.sources.asset import Asset, Names, SourceError
 
 if TYPE_CHECKING:
     from render.animation import Animated
@@ -27,8 +27,8 @@ class CreaturesSource(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["creatures"] = "creatures"
-    kinds: tuple[str, ...] = ()
-    actions: tuple[str, ...] = ()
+    kinds: Names = ()
+    actions: Names = ()
     per_kind: int = Field(default=10, ge=1)
     test_fraction: float = Field(default=0.25, ge=0, lt=1)
     sequences: int = Field(default=0, ge=0)
@@ -52,13 +52,17 @@ def action_names(source: CreaturesSource) -> tuple[str, ...]:
 
 
 def assets(source: CreaturesSource) -> Iterator[Asset]:
-    """A creature's clips or sequences one after the other. Raises SourceError for a kind or an action that there is not."""
+    """A creature's clips or sequences one after the other. Raises SourceError for a kind or an action that there is not, and where no kind
+    does any of the actions."""
     from pipeline.sources.creatures_kinds import ACTIONS, KINDS, actions_of
 
     for asked, known, what in ((source.kinds, KINDS, "kind"), (source.actions, ACTIONS, "action")):
         unknown = [name for name in asked if name not in known]
         if unknown:
             raise SourceError(f"There is no {what} of creature called {unknown[0]!r}; use some of {', '.join(known)}.")
+    if not action_names(source):
+        kinds, actions = ", ".join(source.kinds), ", ".join(source.actions)
+        raise SourceError(f"None of the kinds {kinds} does any of the actions {actions}; name other kinds or actions.")
     train = source.per_kind - round(source.per_kind * source.test_fraction)
     for kind in source.kinds or KINDS:
         there = [action for action in actions_of(kind) if not source.actions or action in source.actions]

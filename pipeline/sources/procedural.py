@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.sources.asset import Asset, SourceError
+from pipeline.sources.asset import Asset, Names, SourceError
 from render.meshes import Mesh
 
 
@@ -18,7 +18,7 @@ class ShapesSource(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["shapes"] = "shapes"
-    classes: tuple[str, ...] = ()
+    classes: Names = ()
     per_class: int = Field(default=40, ge=1)
     test_fraction: float = Field(default=0.25, ge=0, lt=1)
     seed: int = 0

@@ -241,3 +241,34 @@ def test_names_that_cannot_be_written_cost_nothing_but_themselves(zoo: Path) -> 
     plan = make_plan(recipe(zoo, files=["cats/*"]))
     assert plan.left_out == {"name that is not UTF-8": 5}
     assert sorted(set(plan.table["class"].to_pylist())) == ["fall_down", "march", "stand", "vanish", "walk", "walk ?"]
+
+
+def test_what_the_folder_is_called_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = []
+    for name in ("one", "two"):
+        character(tmp_path / name / "Tom.glb")
+        (tmp_path / name / "Bad.glb").write_bytes(b"glTF but not really")
+        plans.append(make_plan(recipe(tmp_path / name, actions={"go": ["walk"]})))
+    monkeypatch.chdir(tmp_path / "two")
+    plans.append(make_plan(recipe(Path("."), actions={"go": ["walk"]})))
+    assert len({plan.hash for plan in plans}) == 1
+    assert sorted(plans[0].table["class"].to_pylist()) == ["", "go"]
+
+
+def test_sequences_want_the_folder_that_is_their_class(zoo: Path) -> None:
+    character(zoo / "Sam.glb")
+    with pytest.raises(SourceError, match=r"Sam\.glb lies in no folder.*CLASS"):
+        listed(zoo, sequences=1)
+    assert len(listed(zoo, sequences=1, files=["*/**"])) == 4
+
+
+def test_a_group_whose_first_name_is_not_utf_8_is_still_a_group(zoo: Path) -> None:
+    (zoo / "cats/Tim.glb").rename(os.fsdecode(os.fsencode(zoo) + b"/cats/A\xffm.glb"))
+    table = make_plan(recipe(zoo, files=["cats/*"], together=[["cats/*"]], test_fraction=0.5, val_fraction=0.5)).table
+    assert len(table) == 5
+    assert len(set(table["split"].to_pylist())) == 1
+
+
+def test_an_action_named_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'walk' stands there twice"):
+        source(tmp_path, classes=["walk", "run", "walk"])

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import subprocess
 import sys
 import time
@@ -13,20 +14,26 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipeline.clips import Camera
-from pipeline.film import film_cameras, part_number
+from pipeline import film
+from pipeline.clips import Camera, Clips
+from pipeline.dataset import DatasetError
+from pipeline.film import drawn_style, film_cameras, part_number
 from pipeline.generate import Summary, generate
 from pipeline.manifest import read_all
+from pipeline.outcome import seed_of
+from pipeline.plan import Planned
 from pipeline.reader import Dataset
 from pipeline.recipe import Recipe
 from pipeline.stats import stats
 from pipeline.storage import Store
 from pipeline.verify import verify
+from pipeline.worker import make_sample
 from render.animation import load_animated
 from render.cameras import Cameras
 from render.raster import RasterRenderer
-from render.views import Style
+from render.views import Light, Style
 from tests.pipeline.clip_files import character
+from tests.render.gltf_files import TRIANGLE, Document
 
 DATA = Path(__file__).parents[2] / ".data/animated/characters"
 ACTIONS = {"go": ["walk", "march"], "fall": ["fall*"], "stand": ["stand"]}
@@ -389,6 +396,8 @@ def test_without_a_table_of_parts_the_nodes_are_parts(zoo: Path, tmp_path: Path)
         ({"clips": {"points": "inside"}}, "surface"),
         ({"clips": {"fps": float("inf")}}, "finite number"),
         ({"clips": {"camera": {"orbit_deg": (0, float("nan"))}}}, "finite number"),
+        ({"clips": {"camera": {"elevation_deg": (0, 200)}}}, "less than or equal to 90"),
+        ({"clips": {"camera": {"elevation_deg": (-100, 0)}}}, "greater than or equal to -90"),
         ({"clips": None, "source": {"kind": "animated", "path": "x"}}, "is filmed"),
     ],
 )
@@ -424,3 +433,129 @@ def test_two_real_characters_with_their_oddities(tmp_path: Path) -> None:
         clip = dataset.load(index, ["clip.npy"])["clip.npy"]
         assert np.isfinite(clip).all()
         assert 0.3 < np.linalg.norm(clip, axis=-1).max() <= 1 + 1e-6
+
+
+def test_the_order_of_a_table_is_part_of_the_recipe(zoo: Path, tmp_path: Path) -> None:
+    config = recipe(zoo, clips={"parts": {"arm": ["arm.*"], "all": ["*"]}})
+    make(tmp_path / "begun", config)
+    for path in (*(tmp_path / "begun/shards").glob("*"), *(tmp_path / "begun/manifest").glob("*")):
+        path.unlink()
+    for other in (
+        recipe(zoo, clips={"parts": {"all": ["*"], "arm": ["arm.*"]}}),
+        recipe(zoo, clips={"parts": {"arm": ["arm.*"], "all": ["*"]}}, source={"actions": dict(reversed(ACTIONS.items()))}),
+    ):
+        with pytest.raises(DatasetError, match=r"dataset of another recipe.*(clips.parts|source.actions) is \[\("):
+            make(tmp_path / "begun", other)
+    assert (
+        Recipe.model_validate(json.loads((tmp_path / "begun/dataset.json").read_text())["recipe"]).resolved_hash() == config.resolved_hash()
+    )
+    assert make(tmp_path / "begun", config).shards_made > 0
+
+
+def odd_characters(folder: Path) -> None:
+    """Files that go wrong with words of their own, and a good one beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    character(folder / "good.glb")
+    odd = "EXT_\ud800odd\x00" + "y" * 10_000
+    Document(extensionsRequired=[odd]).save(folder / "extension.glb")
+    document = Document(nodes=[{"mesh": 0, "skin": 0}], scenes=[{"nodes": [0]}], skins=[{"joints": [odd]}])
+    document.mesh(TRIANGLE, JOINTS_0=0, WEIGHTS_0=0)
+    document.animate((0, "translation", [0, 1], [[0, 0, 0], [1, 0, 0]], "LINEAR"), name="walk")
+    document.save(folder / "joint.glb")
+    tree = {"asset": {"version": "2.0"}, "buffers": [{"uri": "gone\udcff\n.bin", "byteLength": 36}], "nodes": [{"mesh": 0}]}
+    tree |= {"bufferViews": [{"buffer": 0, "byteLength": 36}], "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}]}
+    tree |= {"accessors": [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}]}
+    tree |= {"animations": [{"name": "walk", "channels": [], "samplers": []}]}
+    (folder / "buffer.gltf").write_text(json.dumps(tree))
+
+
+def test_words_of_a_document_cost_its_own_row_and_name_no_place(zoo: Path, tmp_path: Path) -> None:
+    fingerprints = []
+    for name in ("one", "two"):
+        odd_characters(tmp_path / name)
+        summary = make(tmp_path / f"{name}-made", recipe(tmp_path / name, source={"test": []}))
+        fingerprints.append(summary.fingerprint)
+        found = rows(tmp_path / f"{name}-made")
+        assert {uri: row["reason"] for uri, row in found.items() if "good" not in uri} == {
+            "extension.glb#0": "unsupported",
+            "joint.glb#0": "unreadable",
+            "buffer.gltf#0": "io_error",
+        }
+        assert summary.samples == 3
+        for row in found.values():
+            assert str(tmp_path) not in row["message"]
+            assert row["message"].isprintable()
+            assert len(row["message"]) <= 300
+    assert fingerprints[0] == fingerprints[1]
+
+
+def test_any_words_of_a_crash_become_a_row(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object) -> None:
+        raise LookupError("\ud800 \x07 of " + str((tmp_path / "real").resolve() / "a.glb"))
+
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setattr(film, "make_clip", crash)
+    planned = Planned("a", "", "train", "a.glb#0", "", "00")
+    outcome = make_sample(recipe(tmp_path / "link"), RasterRenderer(), planned)
+    assert (outcome.reason, outcome.message) == ("crashed", "LookupError: ? of a.glb")
+
+
+def test_more_nodes_than_parts_can_be_numbered_is_said(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(film, "MAX_PARTS", 1)
+    make(tmp_path / "many", recipe(zoo, clips={"parts": {}}, source={"files": ["dogs/*"], "test": []}))
+    found = rows(tmp_path / "many")
+    assert {row["reason"] for row in found.values()} == {"too_large"}
+    assert found["dogs/Rex.glb#0"]["message"].startswith("dogs/Rex.glb#0 has 2 parts, more than the 1 that can be numbered; ")
+
+
+def test_a_drawn_light_comes_from_where_its_docstring_says() -> None:
+    style = Style(
+        lights=(Light(direction=(0, 0, 1), intensity=0.4, frame="camera"), Light(direction=(0, -1, 0), intensity=0.6, frame="world"))
+    )
+    seen = []
+    for seed in range(200):
+        camera, world = drawn_style(style, Clips(), seed).lights
+        assert (camera.intensity, world.intensity, camera.frame, world.frame) == (0.4, 0.6, "camera", "world")
+        x, y, z = camera.direction
+        # along the line of sight, away from the camera
+        assert math.degrees(math.atan2(math.hypot(x, y), z)) < 41
+        down = -world.direction[1] / math.hypot(*world.direction)
+        assert 19.9 < math.degrees(math.asin(down)) < 80.1
+        seen.append((camera.direction, world.direction))
+    assert len({first for first, _ in seen}) == len({second for _, second in seen}) == 200
+    round_about = np.degrees(np.arctan2(*np.array([second for _, second in seen])[:, [0, 2]].T))
+    assert np.histogram(round_about, 8, (-180, 180))[0].min() > 5
+    assert drawn_style(style, Clips(), 3) == drawn_style(style, Clips(), 3)
+    assert drawn_style(style, Clips(light=False), 3).lights == style.lights
+    assert drawn_style(style, Clips(light=False, background=False), 3) == style
+
+
+def test_frames_are_drawn_under_the_light_of_their_clip(zoo: Path, made: Path) -> None:
+    config = recipe(zoo)
+    sample = loaded(Dataset.open(str(made)), "cats/Tim.glb#1")
+    rig, mesh = sample["json"]["cameras"], load_animated(zoo / "cats/Tim.glb").mesh
+    cameras = Cameras(np.array(rig["K"]), np.array(rig["world_to_camera"]), rig["width"], rig["height"])
+    assert config.clips is not None
+    style = drawn_style(config.style, config.clips, seed_of(config, sample["json"]["sha256"], "style"))
+    assert style.lights != config.style.lights
+    views = RasterRenderer().render_frames(mesh, truth(zoo, sample), cameras, style)
+    for number in range(7):
+        assert np.abs(views.color[number, ..., :3].astype(int) - sample[f"f{number:03d}.png"]).max() <= 1
+
+
+def test_a_static_mesh_is_turned_fully_by_a_range_of_nothing_too() -> None:
+    plain, empty = (film_cameras(Camera(orbit_deg=turn), 5, 3, turntable=True) for turn in (0, (0, 0)))
+    assert np.array_equal(plain.world_to_camera, empty.world_to_camera)
+    assert not np.array_equal(plain.world_to_camera[0], plain.world_to_camera[2])
+
+
+def test_frames_of_a_camera_that_is_not_theirs_are_found(made: Path, zoo: Path) -> None:
+    from pipeline.verify import _frames
+
+    sample = loaded(Dataset.open(str(made)), "cats/Tim.glb#1")
+    for axis, value in ((0, 100.0), (2, -3.0)):
+        facts = json.loads(json.dumps(sample["json"]))
+        for pose in facts["cameras"]["world_to_camera"]:
+            pose[axis][3] = value
+        assert "only 0% of the points fall on the frames" in _frames(recipe(zoo), sample | {"json": facts})[0]

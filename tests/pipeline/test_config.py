@@ -100,6 +100,16 @@ def test_the_identity_is_what_changes_bytes() -> None:
     assert base.resolved_hash() not in hashes
 
 
+def test_the_order_of_tables_that_number_their_entries_is_part_of_the_identity() -> None:
+    def hashed(actions: dict[str, list[str]], parts: dict[str, list[str]]) -> str:
+        source = {"kind": "animated", "path": "a", "actions": actions}
+        return Recipe.model_validate({"source": source, "clips": {"parts": parts}}).resolved_hash()
+
+    one, two = {"a": ["x"], "b": ["*"]}, {"b": ["*"], "a": ["x"]}
+    assert len({hashed(actions, parts) for actions in ({}, one, two) for parts in ({}, one, two)}) == 9
+    assert hashed(one, two) == hashed(dict(one), dict(two))
+
+
 def test_a_dumped_recipe_is_read_as_the_same(tmp_path: Path) -> None:
     recipe = Recipe.model_validate({"source": {"kind": "folder", "path": "a", "labels": {"csv": "b.csv", "key": "id", "class": "group"}}})
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe

@@ -321,8 +321,13 @@ def test_what_is_not_there_is_named_with_what_is() -> None:
         list(assets(CreaturesSource(actions=("sing",))))
     with pytest.raises(ValueError, match=r"'unicorn'.*biped, bird"):
         make("unicorn", 0)
+    with pytest.raises(SourceError, match=r"None of the kinds biped does any of the actions fly"):
+        list(assets(CreaturesSource(kinds=("biped",), actions=("fly",))))
     with pytest.raises(ValidationError, match="joined"):
         CreaturesSource(joined=(5, 4))
+    for twice in ({"kinds": ("bird", "bird")}, {"actions": ("walk", "fly", "walk")}):
+        with pytest.raises(ValidationError, match="stands there twice"):
+            CreaturesSource.model_validate(twice)
 
 
 def test_angles_of_an_array_have_the_bits_of_single_ones() -> None:

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -357,3 +358,20 @@ def test_a_folder_of_somebody_elses_folders_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds other files and no dataset"):
         generate(Recipe(), str(tmp_path / "out"), workers=0, progress=False, isolate=False)
     assert theirs.read_bytes() == b"theirs"
+
+
+def test_a_dataset_whose_recipe_was_identified_otherwise_says_so(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "older")
+    info = json.loads((made / "dataset.json").read_text())
+    (tmp_path / "older/dataset.json").write_text(json.dumps(info | {"recipe_sha256": "00" * 32}))
+    with pytest.raises(DatasetError, match=r"was begun by another version of crossloom; finish it with that one"):
+        make(tmp_path / "older")
+
+
+def test_the_reader_of_compressed_geometry_is_named(made: Path, tmp_path: Path) -> None:
+    info = json.loads((made / "dataset.json").read_text())
+    assert info["codecs"]["dracopy"] == importlib.metadata.version("dracopy")
+    shutil.copytree(made, tmp_path / "older")
+    del info["codecs"]["dracopy"]
+    (tmp_path / "older/dataset.json").write_text(json.dumps(info))
+    assert make(tmp_path / "older").shards_made == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import tarfile
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,6 +131,14 @@ def test_a_page_is_made_of_next_to_nothing(written, tmp_path: Path, count: int) 
     assert len(gallery(uri, tmp_path).all("article")) == count
     assert card(uri).startswith("# dataset")
     assert stats(uri)[-1]["samples"] == count
+
+
+def test_a_page_of_meshes_below_a_name_that_is_not_utf_8_is_written(written, tmp_path: Path) -> None:
+    uri = written(names({"a": 1}))
+    info = json.loads(Path(uri, "dataset.json").read_text())
+    info["recipe"]["source"]["path"] = os.fsdecode(b"/meshes/\xff")
+    Path(uri, "dataset.json").write_text(json.dumps(info))
+    assert "/meshes/?" in gallery(uri, tmp_path).text
 
 
 def test_a_dataset_that_is_not_there_is_said(tmp_path: Path) -> None:
@@ -421,3 +431,21 @@ def test_card_and_table_of_clips_tell_frames_and_points(filmed: str) -> None:
     program = text.split("```python\n")[1].split("```")[0]
     done = subprocess.run([sys.executable, "-c", program], cwd=filmed, capture_output=True, text=True, check=True)
     assert done.stdout.count("(12, 96, 3)") == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "turn", "words"),
+    [
+        ({"kind": "shapes"}, 0.0, "turning by 360°,"),
+        ({"kind": "shapes"}, [0.0, 0.0], "turning by 360°,"),
+        ({"kind": "shapes"}, 90.0, "turning by 90°"),
+        (CREATURES, 0.0, "standing still"),
+        (CREATURES, [0.0, 0.0], "standing still"),
+        (CREATURES, [30.0, 30.0], "turning by 30°,"),
+        (CREATURES, [0.0, 90.0], "turning by 0° to 90°"),
+    ],
+)
+def test_the_camera_of_a_clip_is_told_as_it_moves(source: dict[str, Any], turn: Any, words: str) -> None:
+    recipe = Recipe.model_validate({"source": source, "clips": {"camera": {"orbit_deg": turn}}})
+    info = {"recipe": recipe.model_dump(mode="json"), "renderer": "raster", "plan": {"left_out": {}}}
+    assert f", {words}" in dict(essentials(info))["Camera"]

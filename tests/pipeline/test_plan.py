@@ -248,3 +248,14 @@ def test_material_files_named_in_another_case_count_too(tmp_path: Path) -> None:
         put(tmp_path, "x.mtl", content=content)
         found.add(folder.content_sha256(tmp_path / "x.obj"))
     assert len(found) == 2
+
+
+def test_a_source_of_nothing_is_no_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sources.assets", lambda source: iter(()))
+    with pytest.raises(SourceError, match="The source gives nothing"):
+        make_plan(Recipe())
+
+
+def test_a_class_of_shapes_named_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="'mug' stands there twice"):
+        Recipe.model_validate({"source": {"kind": "shapes", "classes": ["mug", "chair", "mug"]}})

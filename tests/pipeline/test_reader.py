@@ -12,7 +12,7 @@ from pipeline.generate import generate
 from pipeline.reader import Dataset, decode_npy, epoch_order
 from pipeline.recipe import DEPTH_UNIT, Recipe
 from pipeline.status import status
-from pipeline.verify import verify
+from pipeline.verify import on_mask, verify
 from render import cameras, checks, surface
 from render.raster import RasterRenderer
 
@@ -200,8 +200,6 @@ def test_changed_manifests_are_found(copy: Path) -> None:
 
 
 def test_wrong_cameras_are_found_by_a_deep_look(uri: str) -> None:
-    from pipeline.verify import on_mask
-
     found = Dataset.open(uri).load(0, ["points.npy", "m00.png", "json"])
     K, world_to_camera = (np.array(found["json"]["cameras"][name][0]) for name in ("K", "world_to_camera"))
     mask = found["m00.png"][..., 0] > 0
@@ -240,3 +238,25 @@ def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch() -> None:
         assert sorted(order.tolist()) == list(range(1000))
     assert len({order.tobytes() for order in orders}) == 4
     np.testing.assert_array_equal(epoch_order(1000, 1, 1), orders[3])
+
+
+def test_points_outside_of_the_picture_count_unless_the_camera_stands_close(uri: str) -> None:
+    found = Dataset.open(uri).load(0, ["points.npy", "m00.png", "json"])
+    K, pose = (np.array(found["json"]["cameras"][name][0]) for name in ("K", "world_to_camera"))
+    mask = found["m00.png"][..., 0] > 0
+    for axis, value in ((0, 100.0), (2, -3.0)):
+        moved = pose.copy()
+        moved[axis, 3] = value
+        assert on_mask(found["points.npy"], K, moved, mask) == on_mask(found["points.npy"], K, moved, mask, cut_off=True) == 0
+    near = K.copy()
+    near[[0, 1], [0, 1]] *= 3
+    # of the picture's middle a third of each side is enlarged; what is in it lies on it
+    middle = mask[32:64, 32:64].repeat(3, axis=0).repeat(3, axis=1)
+    assert on_mask(found["points.npy"], near, pose, middle) < 0.8 < on_mask(found["points.npy"], near, pose, middle, cut_off=True)
+    assert on_mask(found["points.npy"][:0], near, pose, middle, cut_off=True) == 1
+
+
+def test_views_that_cut_their_mesh_off_are_whole(tmp_path: Path) -> None:
+    for name, rig in (("near", {"count": 3, "size": 48, "distance": 1.2}), ("ring", {"kind": "shapenet24", "size": 48})):
+        generate(Recipe.model_validate(VALUES | {"views": {"rig": rig}}), str(tmp_path / name), isolate=False, progress=False)
+        assert verify(str(tmp_path / name), deep=True) == []

@@ -4,9 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import DracoPy
+import numpy as np
 import pytest
+import trimesh
 
+from pipeline.recipe import Recipe
 from tests.pipeline.clip_files import character
+from tests.render.gltf_files import FLOAT, compressed, rigged
 
 _CHILD = """
 import sys
@@ -24,24 +29,43 @@ recipe = Recipe.model_validate_json(sys.argv[1])
 renderer = open_renderer(recipe)
 warm_up(recipe, renderer)
 before = compiled()
+readers = [name for name in ("DracoPy", "trimesh") if name not in sys.modules]
 plan = make_plan(recipe)
 outcome = make_sample(recipe, renderer, plan.assets(next(iter(plan.starts)))[0])
 assert not outcome.reason, outcome.message
 assert before
-print(sorted(compiled() - before))
+print(sorted(compiled() - before), [name for name in readers if name in sys.modules])
 """
 
 
 @pytest.mark.parametrize(("kind", "points"), [("animated", "surface"), ("creatures", "track"), ("shapes", "visible")])
 def test_nothing_is_compiled_for_the_first_clip(tmp_path: Path, kind: str, points: str) -> None:
-    from pipeline.recipe import Recipe
-
     sources = {
         "animated": {"kind": "animated", "path": str(character(tmp_path / "zoo/cats/Tom.glb").parents[1]), "files": ["cats/*"]},
         "creatures": {"kind": "creatures", "kinds": ["biped"], "actions": ["walk"], "per_kind": 1},
         "shapes": {"kind": "shapes"},
     }
     values = {"source": sources[kind], "points": {"count": 8, "parts": True}, "clips": {"frames": 3, "points": points, "min_motion": 0}}
-    text = Recipe.model_validate(values).model_dump_json()
-    done = subprocess.run([sys.executable, "-c", _CHILD, text], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr[-1500:]
+    assert compiled_for_the_first(Recipe.model_validate(values)) == "[] []\n"
+
+
+@pytest.mark.parametrize("name", ["skinned.glb", "compressed.glb", "plain.stl"])
+def test_nothing_is_compiled_for_the_first_file_of_a_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a").mkdir()
+    vertices, faces = np.asarray(trimesh.creation.box().vertices, np.float32), np.asarray(trimesh.creation.box().faces, np.uint32)
+    if name == "skinned.glb":
+        rigged(3).save(tmp_path / "a" / name)
+    elif name == "compressed.glb":
+        accessor = {"componentType": FLOAT, "type": "VEC3"}
+        compressed(DracoPy.encode(vertices, faces), {"POSITION": 0}, {"POSITION": accessor}, len(vertices)).save(tmp_path / "a" / name)
+    else:
+        trimesh.creation.box().export(tmp_path / "a" / name)
+    recipe = {"source": {"kind": "folder", "path": str(tmp_path)}, "points": {"count": 8}, "views": {"rig": {"count": 1, "size": 16}}}
+    assert compiled_for_the_first(Recipe.model_validate(recipe)) == "[] []\n"
+
+
+def compiled_for_the_first(recipe: Recipe) -> str:
+    """What a child compiles, and which packages it loads, for its first asset after warming up."""
+    done = subprocess.run([sys.executable, "-c", _CHILD, recipe.model_dump_json()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-1500:]
+    return done.stdout

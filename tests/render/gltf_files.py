@@ -99,6 +99,20 @@ def rigged(seed: int, groups: int = 2, faults: bool = True) -> Document:
     return document
 
 
+def compressed(data: bytes, ids: dict[str, int], accessors: dict[str, dict[str, Any]], count: int, **tree: Any) -> Document:
+    """A document of one primitive whose attributes lie in Draco data only."""
+    document = Document(nodes=[{"mesh": 0}], **tree)
+    document.tree["extensionsRequired"] = document.tree["extensionsUsed"] = ["KHR_draco_mesh_compression"]
+    attributes = {}
+    for name, accessor in accessors.items():
+        attributes[name] = len(document.tree["accessors"])
+        document.tree["accessors"].append({"count": count} | accessor)
+    extension = {"bufferView": document.view(data), "attributes": ids}
+    primitive = {"attributes": attributes, "extensions": {"KHR_draco_mesh_compression": extension}}
+    document.tree["meshes"] = [{"primitives": [primitive]}]
+    return document
+
+
 class Evaluator:
     """One file, evaluated one number and one vertex at a time."""
 

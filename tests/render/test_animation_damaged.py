@@ -11,8 +11,9 @@ import pytest
 
 from render.animation import list_clips, load_animated
 from render.checks import REASONS
+from render.gltf import item
 from render.meshes import MeshError
-from tests.render.gltf_files import SHORT, TRIANGLE, UBYTE, UINT, Document, rigged
+from tests.render.gltf_files import BYTE, SHORT, TRIANGLE, UBYTE, UINT, Document, rigged
 
 
 def refused(document: Document, tmp_path: Path) -> MeshError:
@@ -36,6 +37,19 @@ def load_and_pose(path: Path) -> None:
 
 def damage_sampler(document: Document, what: str, number: int) -> None:
     document.tree["animations"][0]["samplers"][0][what] = number
+
+
+def sparse(document: Document, places: np.ndarray, component: int) -> None:
+    indices = {"bufferView": document.view(places.tobytes()), "componentType": component}
+    values = {"bufferView": document.view(np.zeros(3, "<f4").tobytes())}
+    document.tree["accessors"][4].update(sparse={"count": 1, "indices": indices, "values": values})
+
+
+def textured(document: Document, info: dict[str, int], **texture: int) -> None:
+    pixel = "data:image/png;base64,"
+    more = {"images": [{"uri": pixel}], "samplers": [{}], "textures": [{"source": 0} | texture]}
+    document.tree.update(more | {"materials": [{"pbrMetallicRoughness": {"baseColorTexture": info}}]})
+    document.tree["meshes"][0]["primitives"][0].update(material=0)
 
 
 IDENTITY = [0.0, 0, 0, 1]
@@ -72,13 +86,24 @@ DAMAGES: dict[str, Any] = {
     "a node with two parents": lambda d: d.tree["nodes"][6].update(children=[5]),
     "a morph target of another length": lambda d: d.tree["meshes"][0]["primitives"][0].update(targets=[{"POSITION": d.add(TRIANGLE)}]),
     "morph targets without end": lambda d: d.tree["meshes"][0]["primitives"][0].update(targets=[{}] * 1_000_000),
-    "a sparse vertex that is not there": lambda d: d.tree["accessors"][4].update(
-        sparse={
-            "count": 1,
-            "indices": {"bufferView": d.view(np.array([31], "<u4").tobytes()), "componentType": UINT},
-            "values": {"bufferView": d.view(np.zeros(3, "<f4").tobytes())},
-        }
+    "a sparse vertex that is not there": lambda d: sparse(d, np.array([31], "<u4"), UINT),
+    "a sparse vertex counted from the end": lambda d: sparse(d, np.array([-1], "<i1"), BYTE),
+    "a skin counted from the end": lambda d: d.tree["nodes"][0].update(skin=-1),
+    "a mesh counted from the end": lambda d: d.tree["nodes"][0].update(mesh=-1),
+    "a scene counted from the end": lambda d: d.tree.update(scene=-1),
+    "a sampler counted from the end": lambda d: d.tree["animations"][0]["channels"][0].update(sampler=-2),
+    "an accessor counted from the end": lambda d: damage_sampler(
+        d, "input", d.tree["animations"][0]["samplers"][0]["input"] - len(d.tree["accessors"])
     ),
+    "a buffer view counted from the end": lambda d: d.tree["accessors"][4].update(bufferView=-len(d.tree["bufferViews"]) + 4),
+    "a buffer counted from the end": lambda d: d.tree["bufferViews"][4].update(buffer=-1),
+    "a skin that is a truth value": lambda d: d.tree["nodes"][0].update(skin=False),
+    "a joint that is a truth value": lambda d: d.tree["skins"][0].update(joints=[4, 2, 6, 3, True]),
+    "a child that is a truth value": lambda d: d.tree["scenes"][0].update(nodes=[0, True]),
+    "a material counted from the end": lambda d: (d.tree.update(materials=[{}]), d.tree["meshes"][0]["primitives"][0].update(material=-1)),
+    "a texture counted from the end": lambda d: textured(d, {"index": -1}),
+    "a picture counted from the end": lambda d: textured(d, {"index": 0}, source=-1),
+    "a texture's sampler counted from the end": lambda d: textured(d, {"index": 0}, sampler=-1),
 }
 
 
@@ -136,3 +161,10 @@ def test_bytes_changed_at_random_never_do_worse_than_an_error(tmp_path: Path) ->
         except MeshError as error:
             outcomes.add(error.reason)
     assert {"usable", "unreadable"} <= outcomes <= {"usable", *REASONS}
+
+
+def test_items_are_taken_by_their_number_alone() -> None:
+    assert [item("ab", number) for number in (0, 1)] == ["a", "b"]
+    for number in (-1, 2, True, False, 0.0, "0", None):
+        with pytest.raises(IndexError):
+            item("ab", number)

@@ -136,7 +136,20 @@ def test_a_rig_gives_as_many_views_as_it_says(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"count": 0}, {"elevation_deg": 100}, {"azimuth_deg": (10, 0)}, {"fov_deg": 0}, {"colour": 1}, {"margin": 1}]
+    "wrong",
+    [
+        {"count": 0},
+        {"elevation_deg": 100},
+        {"azimuth_deg": (10, 0)},
+        {"fov_deg": 0},
+        {"colour": 1},
+        {"margin": 1},
+        {"elevation_deg": (0, 200)},
+        {"elevation_deg": (-91, 0)},
+        {"azimuth_deg": (0, float("inf"))},
+        {"azimuth_deg": float("nan")},
+        {"distance": float("inf")},
+    ],
 )
 def test_a_rig_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

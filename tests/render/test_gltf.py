@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import DracoPy
 import numpy as np
@@ -12,24 +11,10 @@ import trimesh
 
 from render.animation import load_animated
 from render.meshes import load
-from tests.render.gltf_files import FLOAT, TRIANGLE, UBYTE, USHORT, Document, Evaluator
+from tests.render.gltf_files import FLOAT, TRIANGLE, UBYTE, USHORT, Document, Evaluator, compressed
 from tests.render.mesh_files import corners, picture, refused
 
 DATA = Path(__file__).parents[2] / ".data"
-
-
-def compressed(data: bytes, ids: dict[str, int], accessors: dict[str, dict[str, Any]], count: int, **tree: Any) -> Document:
-    """A document of one primitive whose attributes lie in Draco data only."""
-    document = Document(nodes=[{"mesh": 0}], **tree)
-    document.tree["extensionsRequired"] = document.tree["extensionsUsed"] = ["KHR_draco_mesh_compression"]
-    attributes = {}
-    for name, accessor in accessors.items():
-        attributes[name] = len(document.tree["accessors"])
-        document.tree["accessors"].append({"count": count} | accessor)
-    extension = {"bufferView": document.view(data), "attributes": ids}
-    primitive = {"attributes": attributes, "extensions": {"KHR_draco_mesh_compression": extension}}
-    document.tree["meshes"] = [{"primitives": [primitive]}]
-    return document
 
 
 VEC3 = {"componentType": FLOAT, "type": "VEC3"}

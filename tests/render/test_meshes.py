@@ -188,6 +188,8 @@ def test_part_labels(tmp_path: Path) -> None:
     write(labels, "wing\none\n")
     assert refused(path, labels=labels).reason == "unreadable"
     assert refused(path, labels=tmp_path / "no labels.txt").reason == "io_error"
+    labels.write_text("".join(f"part {number}\n\n" for number in range(2**15 + 1)))
+    assert refused(path, labels=labels).reason == "too_large"
 
 
 @pytest.mark.skipif(not (DATA / "lpsb").exists(), reason="needs the labelled Princeton Segmentation Benchmark")

@@ -123,6 +123,9 @@ def test_a_required_extension_that_is_not_read_is_refused(tmp_path: Path) -> Non
         assert error.reason == "unsupported"
         assert extension in str(error)
     assert len(load(glb(tmp_path / "b.glb", *document(TRIANGLE, extensionsRequired=["KHR_materials_unlit"]))).faces) == 1
+    error = refused(glb(tmp_path / "a.glb", *document(TRIANGLE, extensionsRequired=["EXT_\ud800odd\n" + "x" * 5000])))
+    assert str(error).encode().endswith(b"which is not read; export it without.")
+    assert "EXT_?odd" in str(error)
 
 
 def test_glb_quantised_positions_and_vertex_colors(tmp_path: Path) -> None:

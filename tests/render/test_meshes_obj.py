@@ -122,6 +122,12 @@ def test_a_picture_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MeshError) as caught:
         load(path)
     assert caught.value.reason == "too_large"
+    # a folder that is a link is named as it was given
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(MeshError, match=r"bomb\.png: the texture has more than") as caught:
+        load(tmp_path / "link/thing.obj")
+    assert str(caught.value).startswith(str(tmp_path / "link/thing.obj"))
+    assert str(caught.value).count(str(tmp_path)) == 1
 
 
 def test_missing_libraries_and_materials_are_flagged(tmp_path: Path) -> None:
