@@ -19,10 +19,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orchestration.graph import Outcome, Stage, StageError, Work
+from orchestration.judge import view_of
 from orchestration.launch import Launch, Training, run_training
 from pipeline.reader import Dataset
 from pipeline.recipe import Recipe
-from training.encoders import PointEncoderConfig
+from training.encoders import PointEncoderConfig, check_clip
+from training.evaluation.clips import with_count
 from training.evaluation.evaluate import EvaluateConfig, check
 from training.finetune import FinetuneConfig
 from training.finetune import check as check_finetuning
@@ -76,6 +78,12 @@ class Experiment(BaseModel):
                 raise ValueError(f"pretrain.{arm}: random weights stand beside every arm under this name; choose another")
             if config.fit.batch % self.launch.workers:
                 raise ValueError(f"pretrain.{arm}.fit.batch: {config.fit.batch} does not divide among {self.launch.workers} workers")
+            if (view := view_of(config.objective)) is not None:
+                seen = with_count(self.evaluate.clips or view, self.evaluate.points)
+                try:
+                    check_clip(config.encoder, seen.frames, seen.count)
+                except ValueError as error:
+                    raise ValueError(f"evaluate, after the arm {arm}: {error}") from error
         for task, downstream in self.finetune.items():
             if unknown := sorted(set(downstream.arms) - self.pretrain.keys()):
                 raise ValueError(f"finetune.{task}.arms: there is no arm {unknown[0]!r}; name some of {', '.join(self.pretrain)}")
@@ -196,7 +204,8 @@ def _dataset_stage(name: str, recipe: Recipe, experiment: Experiment, progress: 
             "artifacts": ["gallery.html"],
         }
 
-    inputs = {"recipe": json.loads(recipe.model_dump_json()), "inventory": inventory(recipe.source)}
+    # the hash beside the values knows the order of the recipe's tables
+    inputs = {"recipe": json.loads(recipe.model_dump_json()), "hash": recipe.resolved_hash(), "inventory": inventory(recipe.source)}
     return Stage(name, "dataset", inputs, (), run)
 
 

@@ -20,11 +20,12 @@ from pydantic import BaseModel
 
 from pipeline.reader import Dataset
 from training import encoder_file
+from training.augment import FramesAugment, ImageAugment
 from training.clip_views import ClipAugment
 from training.encoders import is_video
-from training.evaluation.clips import clips, with_count
+from training.evaluation.clips import clips, videos, with_count
 from training.evaluation.evaluate import EvaluateConfig, Gathered, evaluate
-from training.evaluation.features import clouds
+from training.evaluation.features import chosen_views, clouds, images
 from training.evaluation.figure import Figure
 from training.evaluation.knn import unit_rows
 from training.evaluation.norms import settle
@@ -46,7 +47,7 @@ def judge(folder: Path, trained: Path, dataset_uri: str, config: EvaluateConfig,
         raise ValueError(f"{training.objective.kind} has nothing for {', '.join(left_out)}: choose other protocols")
     figures = _objective_figures(module, training, dataset, config, "pretrained", device, _keeper(folder, dataset, "pretrained"))
     twin = fresh(training).to(device)
-    settle(twin.encoder, _training_items(dataset, config, view_of(training.objective)), device, config.batch)
+    _settle_all(twin, training, dataset, config, device)
     figures += _objective_figures(twin, training, dataset, config, "random", device, _keeper(folder, dataset, "random"))
     return outputs(figures) | ({"left_out_protocols": left_out} if left_out else {})
 
@@ -121,18 +122,53 @@ def evaluate_folder(trained: Path, dataset_uri: str, protocols: Sequence[str], t
 
 def _training_items(dataset: Dataset, config: EvaluateConfig, view: ClipAugment | None) -> Iterator[NDArray[np.float32]]:
     """At most 1,024 clouds, or clips, of the training split, in random order, as the evaluation gives them to the encoder."""
-    order = np.random.default_rng(config.seed).permutation(dataset.indices(config.train_split))[:1024]
+    order = _some(dataset, config)
     if view is None:
-        return clouds(dataset, order, config.points, config.normalise, None)
+        return clouds(dataset, order, config.points, config.normalise is not False, None)
     return clips(dataset, order, with_count(config.clips or view, config.points), None)
 
 
+def _settle_all(twin: Objective, training: PretrainConfig, dataset: Dataset, config: EvaluateConfig, device: str) -> None:
+    """Batch statistics for all that the protocols read of random weights: the encoder, then the heads and the images' side."""
+    view = view_of(training.objective)
+    settle(twin.encoder, _training_items(dataset, config, view), device, config.batch)
+    if "retrieval" in config.protocols and twin.feature_head is not None and twin.image_branch is not None:
+        encoder, head = twin.encoder, twin.feature_head
+        settle(head, _training_items(dataset, config, view), device, config.batch, lambda points: head(encoder(points)))
+        settle(twin.image_branch, _training_images(dataset, config, training, view), device, config.batch)
+    if "frame_retrieval" in config.protocols and isinstance(twin, CrossVideo):
+        settle(twin.point_frame_head, _training_items(dataset, config, view), device, config.batch, twin.point_frames)
+        if twin.image_encoder is not None:
+            if "retrieval" not in config.protocols:
+                settle(twin.image_encoder, _training_images(dataset, config, training, view), device, config.batch)
+            settle(twin.image_frame_head, _training_images(dataset, config, training, view), device, config.batch, twin.image_frames)
+
+
+def _training_images(
+    dataset: Dataset, config: EvaluateConfig, training: PretrainConfig, view: ClipAugment | None
+) -> Iterator[NDArray[np.float32]]:
+    """The images, or image videos, of the samples of `_training_items`."""
+    order, image = _some(dataset, config), getattr(training.objective, "image_augment", None)
+    if view is None:
+        return images(dataset, order, chosen_views(dataset, order, "one", config.seed), image or ImageAugment())
+    seen = with_count(config.clips or view, config.points)
+    return videos(dataset, order, seen, image if isinstance(image, FramesAugment) else FramesAugment())
+
+
+def _some(dataset: Dataset, config: EvaluateConfig) -> NDArray[np.int64]:
+    """At most 1,024 samples of the training split, in random order."""
+    return np.random.default_rng(config.seed).permutation(dataset.indices(config.train_split))[:1024]
+
+
 def _recorded_view(encoder: encoder_file.Encoder) -> ClipAugment | None:
-    """How the encoder saw clips in the training that it comes from, or the default where that is not known; None for one of clouds."""
+    """How the encoder saw clips in the pretraining or fine-tuning that it comes from, or the default where that is not known; None for one
+    of clouds."""
     if not is_video(encoder.config):
         return None
-    objective = encoder.provenance.get("config", {}).get("objective", {})
-    return ClipAugment.model_validate(objective.get("point_augment", {}))
+    recorded = encoder.provenance.get("config", {})
+    if "augment" in recorded:
+        return with_count(ClipAugment.model_validate(recorded["augment"]), recorded.get("points"))
+    return ClipAugment.model_validate(recorded.get("objective", {}).get("point_augment", {}))
 
 
 def _objective_figures(

@@ -13,6 +13,7 @@ list of source frames u (T,); `ClipAugment.mode` says how the lists hang togethe
 With equal lists, or bins, the place of a frame in its list gives its partner away, and an encoder with position terms need not look at the
 frame at all; `window` is the default because equal places then mean different times. Time is never reversed or shuffled. A mirror image is
 drawn once for all streams of a clip, rotation, scale and translation once for each; points and jitter are drawn anew for each frame.
+Rotation, scale and mirror are about the mean of a normalised clip; else about the first centre that a recording states, or the origin.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ class Drawn:
 
 def window(length: int, config: ClipAugment, start: int) -> Indices:
     """(T,) source frames of a window from `start`; beyond the end, the last frame. ValueError where that is not wanted."""
-    frames = start + config.step * np.arange(config.frames, dtype=np.int64)
+    step = 1 if config.mode == "bins" else config.step
+    frames = start + step * np.arange(config.frames, dtype=np.int64)
     if frames[-1] >= length and config.short == "refuse":
         raise ValueError(f"a clip of {length} frames is shorter than a view of {config.span}: set short to repeat, or see fewer frames")
     return np.minimum(frames, length - 1)
@@ -165,6 +167,15 @@ def read_clip(dataset: Dataset, index: int, config: ClipAugment) -> tuple[Clip, 
     return clip, None if valid is None or valid.all() else valid
 
 
+def pivot_of(dataset: Dataset, index: int, config: ClipAugment) -> NDArray[np.float32] | None:
+    """The point (3,) about which views of a sample are turned, scaled and mirrored where they are not normalised: the first of the centres
+    that a recording of a scene states, as published code has it (methods-D); None for the origin, where a recording's sensor stands."""
+    if config.normalise == "clip":
+        return None
+    centres = dataset.load(index, ("json",))["json"]["clip"].get("centres")
+    return np.asarray(centres[0], np.float32) if centres else None
+
+
 def frame_names(dataset: Dataset, index: int) -> tuple[str, ...]:
     """The members that hold a sample's images in the order of time: "f000.png", …; empty for a clip without images."""
     return tuple(sorted((name for name in dataset.members(index) if _is_frame(name)), key=lambda name: int(name[1:-4])))
@@ -227,12 +238,15 @@ def mirrors(config: ClipAugment, seed: int, epoch: int, key: str) -> bool:
     return config.flip > 0 and bool(rng_for(seed, epoch, key, "flip").random() < config.flip)
 
 
-def mirrored(clip: Clip, config: ClipAugment, seed: int, epoch: int, key: str) -> Clip:
-    """The clip (T, N, 3 + F), or where `mirrors` says so a copy of it with every point of every frame at −x; features stay."""
+def mirrored(clip: Clip, config: ClipAugment, seed: int, epoch: int, key: str, pivot: NDArray[np.float32] | None = None) -> Clip:
+    """The clip (T, N, 3 + F), or where `mirrors` says so a copy of it with every point of every frame at −x, counted from the pivot;
+    features stay."""
     if not mirrors(config, seed, epoch, key):
         return clip
     out = clip.copy()
     out[..., 0] *= -1
+    if pivot is not None:
+        out[..., 0] += 2 * pivot[0]
     return out
 
 
@@ -242,10 +256,13 @@ def rotation_z(angle_rad: float) -> NDArray[np.float64]:
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
-def move_clip(clip: Clip, config: ClipAugment, rng: Generator) -> Clip:
-    """The clip normalised and moved by one rotation, one scale and one shift for all frames, with jitter of its own for each point."""
+def move_clip(clip: Clip, config: ClipAugment, rng: Generator, pivot: NDArray[np.float32] | None = None) -> Clip:
+    """The clip normalised and moved by one rotation, one scale and one shift for all frames, with jitter of its own for each point.
+
+    Rotation and scale are about the pivot (3,), or the origin.
+    """
     out = normalise_clip(clip) if config.normalise == "clip" else clip.copy()
-    places: Clip = out[:, :, :3]
+    places: Clip = out[:, :, :3] if pivot is None else out[:, :, :3] - pivot
     if config.rotation == "so3":
         turn = random_rotation(rng)
     elif config.rotation == "none":
@@ -262,16 +279,22 @@ def move_clip(clip: Clip, config: ClipAugment, rng: Generator) -> Clip:
     if config.jitter_sigma:
         noise = rng.standard_normal(places.shape, dtype=np.float32) * np.float32(config.jitter_sigma)
         places = places + np.clip(noise, -config.jitter_clip, config.jitter_clip)
-    out[:, :, :3] = places
+    out[:, :, :3] = places if pivot is None else places + pivot
     return out
 
 
-def augment_clip(clip: Clip, config: ClipAugment, rng: Generator, valid: NDArray[np.bool_] | None = None) -> Clip:
+def augment_clip(
+    clip: Clip,
+    config: ClipAugment,
+    rng: Generator,
+    valid: NDArray[np.bool_] | None = None,
+    pivot: NDArray[np.float32] | None = None,
+) -> Clip:
     """A random view (T, N or `count`, 3 + F) of the frames of a clip (T, N, 3 + F); the argument is not changed.
 
     `valid` (T, N): the points that are more than a filling. To carry labels along: `choose_points`, `take_points`, `move_clip`.
     """
-    return move_clip(take_points(clip, choose_points(clip.shape[:2], config.count, rng, valid)), config, rng)
+    return move_clip(take_points(clip, choose_points(clip.shape[:2], config.count, rng, valid)), config, rng, pivot)
 
 
 def plain_clip(clip: Clip, frames: Indices, config: ClipAugment, key: str, valid: NDArray[np.bool_] | None = None) -> tuple[Clip, Indices]:

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from orchestration.experiment import Experiment, stages
+from orchestration.graph import identity
 from tests.training.objectives.crossbert_cases import ENCODER, OBJECTIVE, merged
 
 SHAPES: dict[str, Any] = {"source": {"kind": "shapes", "classes": ["chair", "mug"], "per_class": 4}, "points": {"count": 128}}
@@ -84,3 +85,45 @@ def test_different_encoders_have_random_twins_of_their_own() -> None:
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         experiment(**changes)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "changes", "where"),
+    [
+        ({"temporal_stride": 3}, {}, r"pretrain\.video\n"),
+        ({"temporal_stride": 2, "padding": [1, 0]}, {"task": 9}, r"error, finetune\.actions, after the arm video: A clip of 9"),
+        ({"kind": "pptr", "groups": 8}, {"task_points": 100}, r"error, finetune\.actions, after the arm video: 6 anchors"),
+        ({"kind": "pptr", "groups": 8}, {"evaluate": 100}, r"error, evaluate, after the arm video: 6 anchors"),
+    ],
+)
+def test_clips_that_no_encoder_takes_are_refused_before_anything_is_made(
+    encoder: dict[str, Any], changes: dict[str, int], where: str
+) -> None:
+    sizes = {"kind": "p4transformer", "radius": 0.3, "neighbours": 8, "spatial_stride": 16, "width": 32, "depth": 1, "heads": 2}
+    objective = {"kind": "crossvideo", "point_augment": {"frames": 8, "count": 128}}
+    training = {
+        "task": {"kind": "recognition"},
+        "points": changes.get("task_points", 128),
+        "augment": {"frames": changes.get("task", 8)},
+        "fit": {"batch": 4},
+    }
+    values = {
+        "data": {"source": {"kind": "creatures"}, "points": {"count": 128}, "clips": {}},
+        "pretrain": {"video": {"encoder": sizes | encoder, "objective": objective, "fit": {"batch": 4}}},
+        "finetune": {"actions": {"training": training}},
+        "evaluate": {"points": changes.get("evaluate", 128)},
+    }
+    with pytest.raises(ValidationError, match=where):
+        experiment(**values)
+    values["pretrain"]["video"]["encoder"] = sizes
+    experiment(**values)
+
+
+def test_the_order_of_a_table_of_parts_is_part_of_the_dataset() -> None:
+    source = {"kind": "creatures", "per_kind": 1}
+    tables = [{"arm": ["arm*"], "all": ["*"]}, {"all": ["*"], "arm": ["arm*"]}]
+    made = [
+        stages(experiment(data={"source": source, "points": {"count": 64, "parts": True}, "clips": {"parts": table}}))[0]
+        for table in tables
+    ]
+    assert identity(made[0], {}) != identity(made[1], {})

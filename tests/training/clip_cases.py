@@ -106,12 +106,15 @@ def write_clips(
     lengths: tuple[int, ...] = (),
     still: bool = False,
     copies: bool = False,
+    unlabelled: tuple[int, ...] = (),
+    centres: tuple[float, float, float] | None = None,
 ) -> str:
     """URI of a dataset of `train` + `test` clips, their actions in turn.
 
     sequences: each clip joins all actions, class "sequence"; else the class is the action. features: features.npy with the columns
     "height" (y) and "part". valid: the last quarter of each frame's points repeats its first point. lengths: frames of the clips in
     turn, instead of `frames`. still: every frame is the first one. copies: all clips of an action are equal but for their colours.
+    unlabelled: numbers of the clips without actions.npy and parts.npy. centres: where all clips stand, and say that they do.
     """
     names = [f"{split}/{ACTIONS[i % 3]}/{i:03d}" for split, count in (("train", train), ("test", test)) for i in range(count)]
     if sequences:
@@ -140,12 +143,16 @@ def write_clips(
             clip, seen = np.repeat(clip[:1], length, 0), np.repeat(seen[:1], length, 0)
         if valid:
             clip[:, -(points // 4) :] = clip[:, :1]
+        if centres is not None:
+            clip = clip + np.float32(centres)
         facts: dict[str, Any] = {
             "class": asset.cls,
             "split": asset.split,
             "action_names": list(ACTIONS),
             "clip": {"name": names[number], "fps": 12, "times_s": (np.arange(length) / 12).tolist(), "period_s": None, "points": "surface"},
         }
+        if centres is not None:
+            facts["clip"]["centres"] = [centres] * length
         members = {"clip.npy": npy(clip), "actions.npy": npy(action.astype(np.int16))}
         if images:
             members |= {f"f{t:03d}.png": png.encode(picture) for t, picture in enumerate(seen)}
@@ -158,6 +165,8 @@ def write_clips(
             real = np.ones(clip.shape[:2], bool)
             real[:, -(points // 4) :] = False
             members["valid.npy"] = npy(real)
+        if number in unlabelled:
+            members = {name: values for name, values in members.items() if name not in ("actions.npy", "parts.npy")}
         return Outcome({**members, "json": json.dumps(facts).encode()}, (), "00")
 
     for shard in plan.starts:

@@ -18,8 +18,10 @@ from training.clip_views import (
     choose_points,
     draw_frames,
     load_frames,
+    mirrored,
     move_clip,
     normalise_clip,
+    pivot_of,
     plain_clip,
     plain_frames,
     read_clip,
@@ -122,6 +124,13 @@ def test_a_short_clip_repeats_its_last_frame_which_then_corresponds_once(mode: s
         np.testing.assert_array_equal(drawn.partners, np.tile([0, 1, 2, 3, 4, -1, -1, -1], (3, 1)))
     with pytest.raises(ValueError, match="a clip of 5 frames is shorter than a view of 8"):
         draw_frames(5, config.model_copy(update={"short": "refuse"}), rng_for(0, 0, "clip", "frames"))
+
+
+def test_a_clip_too_short_for_bins_is_seen_whole_whatever_the_step_of_windows_is() -> None:
+    config = ClipAugment(frames=8, step=2, mode="bins")
+    for frames in (*draw_frames(6, config, rng_for(0, 0, "clip", "frames")).frames, plain_frames(6, config)):
+        assert frames.tolist() == [0, 1, 2, 3, 4, 5, 5, 5]
+    assert plain_frames(6, ClipAugment(frames=8, step=2)).tolist() == [0, 2, 4, 5, 5, 5, 5, 5]
 
 
 def test_the_view_that_is_not_drawn_is_the_middle() -> None:
@@ -260,3 +269,28 @@ def test_reading_a_sample(tmp_path: Path, small_dataset: str) -> None:
         load_frames(bare, 0, np.array([0]))
     with pytest.raises(ValueError, match="no features beside its points"):
         read_clip(bare, 0, ClipAugment(features=("part",)))
+
+
+# ---- where views are turned ------------------------------------------------------------------------------------------
+
+IN_METRES = ClipAugment(normalise="none", translate=0.0, jitter_sigma=0.0, flip=1.0)
+
+
+def test_a_scene_far_from_the_origin_is_turned_scaled_and_mirrored_about_its_first_centre(tmp_path: Path) -> None:
+    centre = np.array([100.0, 5.0, -40.0], np.float32)
+    dataset = Dataset.open(write_clips(tmp_path, train=3, test=0, images=False, centres=tuple(centre.tolist())))
+    pivot = pivot_of(dataset, 0, IN_METRES)
+    np.testing.assert_array_equal(pivot, centre)
+    clip, _ = read_clip(dataset, 0, IN_METRES)
+    flipped = mirrored(clip, IN_METRES, 0, 0, "clip", pivot)
+    np.testing.assert_allclose(flipped - centre, (clip - centre) * [-1, 1, 1], atol=1e-4)
+    for number in range(5):
+        rng, same = rng_for(0, number, "clip", "move"), rng_for(0, number, "clip", "move")
+        np.testing.assert_allclose(move_clip(clip, IN_METRES, rng, pivot) - centre, move_clip(clip - centre, IN_METRES, same), atol=1e-4)
+
+
+def test_a_clip_that_is_normalised_or_states_no_centre_has_no_pivot(tmp_path: Path) -> None:
+    stated = Dataset.open(write_clips(tmp_path / "a", train=3, test=0, images=False, centres=(1.0, 2.0, 3.0)))
+    silent = Dataset.open(write_clips(tmp_path / "b", train=3, test=0, images=False))
+    assert pivot_of(stated, 0, ClipAugment(normalise="clip")) is None
+    assert pivot_of(silent, 0, IN_METRES) is None

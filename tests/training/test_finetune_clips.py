@@ -257,3 +257,23 @@ def test_configurations_that_make_no_sense_are_refused(changes: dict[str, Any], 
 def test_a_wrong_key_of_the_views_is_named_with_the_nearest_right_one() -> None:
     with pytest.raises(ConfigError, match=r"augment\.frame is no key here; did you mean frames\?"):
         checked(FinetuneConfig, {"task": {"kind": "recognition"}, "augment": {"frame": 3}}, "file")
+
+
+# ---- test clips without labels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["action_segmentation", "point_segmentation"])
+def test_test_clips_without_labels_are_counted_and_not_scored(kind: str, tmp_path: Path) -> None:
+    uri = write_clips(tmp_path / "data", parts=True, images=False, sequences=True, unlabelled=(13, 16))
+    run(tmp_path / "out", uri, kind)
+    figures = result_of(tmp_path / "out")["figures"]
+    assert {figure["n"] for figure in figures} == {4}
+    assert {figure["details"]["test_items_without_labels"] for figure in figures} == {2}
+
+
+@pytest.mark.parametrize("kind", ["action_segmentation", "point_segmentation"])
+def test_a_test_split_without_any_labels_is_refused_before_the_training(kind: str, tmp_path: Path) -> None:
+    uri = write_clips(tmp_path / "data", parts=True, images=False, sequences=True, unlabelled=tuple(range(12, 18)))
+    config = FinetuneConfig.model_validate(VIDEO_CONFIG | {"task": VIDEO_TASKS[kind]})
+    with pytest.raises(ValueError, match=r"No test clip of .* has (actions|parts)\.npy, the labels to test on"):
+        check(config, Dataset.open(uri))

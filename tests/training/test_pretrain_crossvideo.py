@@ -165,6 +165,34 @@ def test_encoders_and_objectives_that_do_not_belong_together_are_refused() -> No
         PretrainConfig.model_validate({"encoder": ENCODER | {"features": 2}, "objective": OBJECTIVE})
 
 
+IMPOSSIBLE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"temporal_stride": 3}, {}, "8 frames padded to 10 does not divide into temporal kernels of 3 at stride 3"),
+    ({"temporal_stride": 2, "padding": [1, 0]}, {"frames": 9}, "9 frames padded to 10 does not divide"),
+    ({"kind": "pptr", "groups": 4}, {}, "6 anchors of a frame do not divide into 4 groups"),
+    ({"spatial_stride": 49}, {}, "48 points of a frame leave no anchor at a spatial stride of 49"),
+]
+
+
+@pytest.mark.parametrize(("encoder", "view", "what"), IMPOSSIBLE)
+@pytest.mark.parametrize("objective", [OBJECTIVE, C2P], ids=["crossvideo", "c2p"])
+def test_views_that_the_encoder_cannot_take_are_refused_with_the_configuration(
+    objective: dict[str, Any], encoder: dict[str, Any], view: dict[str, Any], what: str
+) -> None:
+    changed = objective | {"point_augment": OBJECTIVE["point_augment"] | view}
+    PretrainConfig.model_validate({"encoder": ENCODER, "objective": changed})
+    with pytest.raises(ValidationError, match=what):
+        PretrainConfig.model_validate({"encoder": ENCODER | encoder, "objective": changed})
+    if "points" in what or "groups" in what:  # how many points all are is not known before the data are
+        unknown = objective | {"point_augment": OBJECTIVE["point_augment"] | view | {"count": None}}
+        PretrainConfig.model_validate({"encoder": ENCODER | encoder, "objective": unknown})
+
+
+def test_c2p_with_an_encoder_that_makes_one_frame_of_all_is_refused_with_the_configuration() -> None:
+    encoder = ENCODER | {"temporal_stride": 2, "padding": [1, 0]}
+    with pytest.raises(ValidationError, match=r"the encoder makes one of 2"):
+        PretrainConfig.model_validate({"encoder": encoder, "objective": C2P | {"point_augment": C2P["point_augment"] | {"frames": 2}}})
+
+
 def test_datasets_without_what_is_needed_are_refused_before_the_first_step(small_dataset: str, clips_dataset: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"crossvideo needs clip\.npy, which the sample .* does not have: name a dataset of clips"):
         train(tmp_path / "a", small_dataset, World(), **CHANGES)

@@ -4,6 +4,7 @@ from typing import Annotated, overload
 
 from pydantic import BaseModel, Field
 
+from training.encoders.clip_check import check_clip, output_frames
 from training.encoders.dgcnn import DGCNN, DGCNNConfig
 from training.encoders.fusion import Fusion, FusionConfig
 from training.encoders.image_video import ImageVideo, ImageVideoConfig
@@ -118,6 +119,8 @@ __all__ = [
     "VideoEncoder",
     "VideoEncoderConfig",
     "build",
+    "check_clip",
     "is_video",
+    "output_frames",
     "temporal_stride",
 ]

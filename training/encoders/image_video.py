@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from training.encoders.resnet import ResNet, ResNetConfig
-from training.encoders.sequence_transformer import SequenceTransformer, time_steps
+from training.encoders.sequence_transformer import SequenceTransformer, add_position, time_steps
 from training.encoders.vit import ViT, ViTConfig
 from training.noise import fold
 
+_AT_ONCE = 256  # frames that the image encoder sees together where no gradient is asked for
 _FRAME_STREAM = 1 << 21  # the image encoder draws for frame t from the stream _FRAME_STREAM + t of the clip's key
 
 
@@ -72,9 +73,18 @@ class ImageVideo(nn.Module):
 
     def _entering(self, images: Tensor, keys: Tensor | None) -> Tensor:
         length = images.shape[1]
-        if keys is not None:
-            frame_keys = torch.stack([fold(keys, _FRAME_STREAM + t) for t in range(length)], dim=1).flatten()
-        x: Tensor = self.project(self.image(images.flatten(0, 1), None if keys is None else frame_keys)).unflatten(0, (-1, length))
+        x: Tensor = self.project(self._of_images(images, keys)).unflatten(0, (-1, length))
         if self.position is not None:
-            x = x + self.position(time_steps(length, x, self.config.time_offset, keys if self.training else None)[..., None])
+            steps = time_steps(length, self.position.weight, self.config.time_offset, keys if self.training else None)
+            x = add_position(x, self.position, steps[..., None])
         return x
+
+    def _of_images(self, images: Tensor, keys: Tensor | None) -> Tensor:
+        """The image encoder's features, (B·T, C'); in parts where no gradient is asked for and frames do not share batch statistics."""
+        frames = images.flatten(0, 1)
+        if not torch.is_grad_enabled() and not self.image.training:
+            return torch.cat([self.image(part) for part in torch.split(frames, _AT_ONCE)])  # eval mode draws nothing from keys
+        if keys is not None:
+            keys = torch.stack([fold(keys, _FRAME_STREAM + t) for t in range(images.shape[1])], dim=1).flatten()
+        together: Tensor = self.image(frames, keys)
+        return together

@@ -75,10 +75,7 @@ class PPTr(nn.Module):
         anchors, tokens = self.tubes(points, keys)
         clips, length, number, width = tokens.shape
         groups = self.config.groups
-        if number % groups:
-            raise ValueError(
-                f"{number} anchors of a frame do not divide into {groups} groups: change spatial_stride, groups or the points."
-            )
+        check_groups(number, groups)
         rows = tokens.relu().reshape(-1, number // groups, width)
         return anchors, self.within(rows, keys).view(clips, length, groups, -1, width)
 
@@ -86,6 +83,12 @@ class PPTr(nn.Module):
         entering = groups.amax(2) if self.config.hierarchy == "frames" else groups.flatten(1, 2)
         leaving: Tensor = self.across(entering.relu(), keys)
         return leaving if self.config.hierarchy == "frames" else leaving.view_as(groups).amax(2)
+
+
+def check_groups(anchors: int, groups: int) -> None:
+    """Raises ValueError where a frame's anchors do not divide into so many groups."""
+    if anchors % groups:
+        raise ValueError(f"{anchors} anchors of a frame do not divide into {groups} groups: change spatial_stride, groups or the points.")
 
 
 def _of_groups(tokens: Tensor) -> Tensor:

@@ -85,6 +85,14 @@ class SequenceTransformer(nn.Module):
         return x
 
 
+def add_position(x: Tensor, position: nn.Linear, place: Tensor) -> Tensor:
+    """x (..., C) with the linear position term of `place` (..., F), in single precision at least, under autocast too: at a time of 100 a
+    step of bf16 is half a unit, more than what tells one frame's features from another's."""
+    with torch.autocast(x.device.type, enabled=False):
+        moved: Tensor = x.to(torch.promote_types(x.dtype, torch.float32)) + position(place)
+    return moved
+
+
 def time_steps(length: int, like: Tensor, offset_max: int, keys: Tensor | None) -> Tensor:
     """The times that position terms see: 1 to `length` as (1, length), or with keys (B,) and offset_max each clip's own shift of 0 to
     offset_max steps added, (B, length); in the dtype and on the device of `like`."""

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from training.encoders.sequence_transformer import time_steps
+from training.encoders.sequence_transformer import add_position, time_steps
 from training.ops.interpolate import three_nearest
 from training.ops.point4d import Point4DConv
 
@@ -52,6 +52,12 @@ class TubeConfig(BaseModel):
     def _possible(self) -> Self:
         if self.kernel % 2 == 0:
             raise ValueError(f"a kernel of {self.kernel} frames has no middle: choose an odd number")
+        reach = self.kernel // 2
+        if max(self.padding) > reach:
+            raise ValueError(
+                f"padding {self.padding} is more than the {reach} frames that a kernel of {self.kernel} reaches to either side, and "
+                f"several outputs would stand for one frame: give at most ({reach}, {reach})"
+            )
         return self
 
 
@@ -86,14 +92,11 @@ class Tubes(nn.Module):
         if self.config.time_term:
             steps = time_steps(anchors.shape[1], anchors, self.config.time_offset, keys if self.training else None)
             place = torch.cat([anchors, steps[:, :, None, None].expand(*anchors.shape[:3], 1)], dim=-1)
-        return anchors, tubes + self.position(place)
+        return anchors, add_position(tubes, self.position, place)
 
     def frame_index(self, frames: int) -> Tensor:
-        """The input frame on which each output frame's anchors lie, the first or last one where that is a padded copy: (L,) int64.
-
-        Raises ValueError where the kernel does not fit.
-        """
-        return self.conv.frame_index(frames).clamp(0, frames - 1)
+        """The input frame on which each output frame's anchors lie: (L,) int64, rising. Raises ValueError where the kernel does not fit."""
+        return self.conv.frame_index(frames)
 
 
 def split_columns(points: Tensor, features: int) -> tuple[Tensor, Tensor | None]:

@@ -35,13 +35,16 @@ def paired_difference(
 
     owners (n,): whose each item is, for items that are not independent, such as clips of one character: then owners are drawn, with all of
     their items (the cluster bootstrap: Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8). Fewer than
-    FEWEST_OWNERS say nothing of other ones: then items are drawn, and the interval is of these owners alone.
+    FEWEST_OWNERS say nothing of other ones: then items are drawn, and the interval is of these owners alone. One item says nothing at all:
+    the interval is [−1, 1].
 
     ValueError for arrays of different length or none.
     """
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ValueError(f"a paired difference needs two score vectors of one length, got {first.shape} and {second.shape}")
     each = first.astype(np.float64) - second.astype(np.float64)
+    if len(each) == 1:
+        return Difference(float(each[0]), -1.0, 1.0, level)
     if (each == each[0]).all():
         return Difference(float(each[0]), float(each[0]), float(each[0]), level)
     if owners is not None:

@@ -83,13 +83,14 @@ def frame_hits(
 
 @dataclass(frozen=True)
 class FrameScores:
-    """metric, "point_to_image@1"; scores (n,) in [0, 1], one for each clip of the dataset indices `clips`; chance, `by_place`, and k."""
+    """metric, "point_to_image@1"; scores (n,) in [0, 1], one for each clip of the dataset indices `clips`; chance, `by_place`; k, view."""
 
     metric: str
     scores: NDArray[np.float64]
     clips: tuple[int, ...]
     chance: float
     k: int
+    view: ClipAugment
 
 
 def by_place(pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], k: int) -> float:
@@ -146,7 +147,7 @@ def frame_retrieval(
                         if scores is not None:
                             found.setdefault((name, k), {})[index] = float(scores.mean())
     return [
-        FrameScores(f"{name}@{k}", np.array(list(by_clip.values())), tuple(by_clip), by_place(drawn[name], k), k)
+        FrameScores(f"{name}@{k}", np.array(list(by_clip.values())), tuple(by_clip), by_place(drawn[name], k), k, view)
         for (name, k), by_clip in found.items()
     ]
 

@@ -44,7 +44,9 @@ class EvaluateConfig(BaseModel):
     points: int | None = Field(
         default=None, ge=1, description="of each cloud the first, of each frame drawn by the clip's key; if not given, all, or the view's"
     )
-    normalise: bool = Field(default=True, description="mean to the origin, largest norm to 1; the paper leaves stored clouds as they are")
+    normalise: bool | None = Field(
+        default=None, description="of clouds: mean to the origin, largest norm to 1 (if not given: true; the paper leaves them as they are)"
+    )
     clips: ClipAugment | None = Field(default=None, description="how an encoder of clips sees them; as in its pretraining if not given")
     batch: int = Field(default=32, ge=1, description="clouds, clips or images at a time; no figure depends on it")
     train_split: str = "train"
@@ -120,6 +122,8 @@ def evaluate(
     `image`, the training's image configuration; retrieval of frames needs the trained `objective`. `keep` is given what the figures come
     from, once for each of `config.turned`. ValueError as `check`, before the encoder runs, and for retrieval without projections or images.
     """
+    if view is not None and config.normalise is not None:
+        raise ValueError("normalise is of single clouds: an encoder of clips sees them as clips.normalise says")
     split = _Split.of(dataset, config)
     view = None if view is None else clip_source.with_count(config.clips or view, config.points)
     wants_images = "retrieval" in config.protocols
@@ -148,7 +152,7 @@ def evaluate(
         train, test = (
             extract(
                 encoder,
-                clouds(dataset, part, config.points, config.normalise, rotation)
+                clouds(dataset, part, config.points, config.normalise is not False, rotation)
                 if view is None
                 else clip_source.clips(dataset, part, view, rotation, short),
                 device,
@@ -176,7 +180,7 @@ def evaluate(
         if keep:
             keep(gathered)
         for measured in measure(gathered, config, dataset.keys):
-            details = {**measured.details, **about}
+            details = {**about, **measured.details}
             if whose and all(item in whose for item in measured.items):
                 details["owners"] = numbered(np.array([whose[item] for item in measured.items]))
             figures.append(
@@ -235,7 +239,7 @@ class _Split:
             )
         for setting in config.fewshot if "fewshot" in config.protocols else ():
             usable(labels[train], labels[test], setting)
-        return cls(train, test, labels.astype(np.int64), tuple(classes.tolist()), {**details, "normalise": config.normalise})
+        return cls(train, test, labels.astype(np.int64), tuple(classes.tolist()), {**details, "normalise": config.normalise is not False})
 
 
 def _middles(dataset: Dataset, indices: NDArray[np.int64], view: ClipAugment) -> list[tuple[int, str]]:
@@ -285,7 +289,9 @@ def measure(gathered: Gathered, config: EvaluateConfig, keys: Sequence[str]) -> 
             case "frame_retrieval":
                 for row in gathered.frames:
                     items = [keys[i] for i in row.clips]
-                    found.append(Measured.of("frame_retrieval", row.metric, row.scores, row.chance, items, k=row.k))
+                    seen = {name: getattr(row.view, name) for name in ("frames", "step", "mode", "normalise")}
+                    seen["points"] = row.view.count or "all"
+                    found.append(Measured.of("frame_retrieval", row.metric, row.scores, row.chance, items, k=row.k, **seen))
     return found
 
 

@@ -6,19 +6,26 @@ such an encoder would be too easy, so the twin with random weights is given the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 
-def settle(encoder: nn.Module, clouds: Iterable[NDArray[np.float32]], device: torch.device | str, batch: int) -> None:
+def settle(
+    encoder: nn.Module,
+    clouds: Iterable[NDArray[np.float32]],
+    device: torch.device | str,
+    batch: int,
+    run: Callable[[Tensor], Tensor] | None = None,
+) -> None:
     """Sets the running statistics of every batch norm to their mean over batches of (N, 3) clouds; no weight changes, nor the mode.
 
-    A last batch smaller than `batch` is left out unless it is the only one.
+    run: the pass that gets there, where `encoder` is a part of what reads the clouds, such as a head. A last batch smaller than `batch` is
+    left out unless it is the only one.
     """
     norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
@@ -34,7 +41,7 @@ def settle(encoder: nn.Module, clouds: Iterable[NDArray[np.float32]], device: to
             while chunk := list(islice(waiting, batch)):
                 if len(chunk) < batch and seen:
                     break
-                encoder(torch.from_numpy(np.stack(chunk)).to(device))
+                (run or encoder)(torch.from_numpy(np.stack(chunk)).to(device))
                 seen += 1
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -10,13 +10,14 @@ from pipeline.reader import Dataset
 
 
 def owners(dataset: Dataset, opened: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
-    """Whose each sample of the dataset is, (len(dataset),): the person or character that its json names, else its session, else its
-    source up to '#'. Only the samples `opened` are read; the others are called by their source."""
+    """Whose each sample of the dataset is, (len(dataset),): the person or character that its json names, else its session, else the
+    recording that it was cut from, else its source up to '#'. Only the samples `opened` are read; the others are called by their source."""
     found = [str(source).partition("#")[0] for source in dataset.table["source"].to_pylist()]
     for index in opened.tolist():
         about = dataset.load(index, ("json",))["json"]
-        facts = about.get("facts", {})
-        found[index] = str(about.get("clip", {}).get("character") or facts.get("person") or facts.get("session") or found[index])
+        clip, facts = about.get("clip", {}), about.get("facts", {})
+        names = (clip.get("character"), facts.get("person"), facts.get("session"), clip.get("recording"))
+        found[index] = str(next((name for name in names if name), found[index]))
     return np.array(found, np.str_)
 
 

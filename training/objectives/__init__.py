@@ -26,7 +26,9 @@ from training.encoders import (
     PointEncoderConfig,
     PointTransformerConfig,
     PPTrConfig,
+    check_clip,
     is_video,
+    output_frames,
     temporal_stride,
 )
 from training.files import FileError
@@ -76,6 +78,12 @@ def check_encoder(config: CrossPointConfig | CrossBertConfig | CrossVideoConfig 
                 raise ValueError(
                     f"encoder.features is {getattr(encoder, 'features', 0)} and objective.point_augment.features names {columns}: "
                     "give the encoder as many"
+                )
+            check_clip(encoder, config.point_augment.frames, config.point_augment.count)
+            if isinstance(config, C2PConfig) and output_frames(encoder, config.point_augment.frames) < 2:
+                raise ValueError(
+                    f"c2p tells frames of a clip apart, and the encoder makes one of {config.point_augment.frames}: "
+                    "raise point_augment.frames or lower encoder.temporal_stride"
                 )
         case _:
             if is_video(encoder):

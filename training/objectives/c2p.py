@@ -35,13 +35,13 @@ from torch.nn import functional
 from pipeline.reader import Dataset
 from training.augment import rng_for
 from training.batches import Sample
-from training.clip_views import Clip, ClipAugment, choose_points, draw_frames, mirrored, move_clip, read_clip, take_points
+from training.clip_views import Clip, ClipAugment, choose_points, draw_frames, mirrored, move_clip, pivot_of, read_clip, take_points
 from training.distributed import gather
 from training.encoders import VideoEncoderConfig
 from training.encoders import build as build_encoder
 from training.loop import Trained
 from training.noise import fold, key_for
-from training.objectives.crossvideo import by_frame, head, spare_unread
+from training.objectives.crossvideo import Head, by_frame, spare_unread
 from training.partial import over
 
 
@@ -142,10 +142,11 @@ def prepare(config: C2PConfig, dataset: Dataset, index: int, seed: int, epoch: i
     if valid is not None:
         standing &= np.any(valid, axis=1)[drawn.frames[0]]
     frames = np.zeros_like(drawn.frames[0]) if still else drawn.frames[0]
-    clip = mirrored(clip, augment, seed, epoch, key)
+    pivot = pivot_of(dataset, index, augment)
+    clip = mirrored(clip, augment, seed, epoch, key, pivot)
     clip, known = clip[frames], np.ones(clip[frames].shape[:2], np.bool_) if valid is None else valid[frames]
     seen = visible(clip, config.camera, rng_for(seed, epoch, key, "camera")) & known
-    moved = move_clip(clip, augment, rng_for(seed, epoch, key, "move"))
+    moved = move_clip(clip, augment, rng_for(seed, epoch, key, "move"), pivot)
     found: Sample = {
         "standing": standing,
         "short": np.array(drawn.short, np.float32),
@@ -169,14 +170,9 @@ class C2P(Trained):
         self.config = config
         self.encoder = build_encoder(encoder)
         spare_unread(self.encoder)
-        if len(self.encoder.frame_index(config.point_augment.frames)) < 2:
-            raise ValueError(
-                f"c2p tells frames of a clip apart, and the encoder makes one of {config.point_augment.frames}: "
-                "raise point_augment.frames or lower encoder.temporal_stride"
-            )
         width = self.encoder.frame_dim
-        self.next_head = head(width, config.hidden, width) if config.forward else None
-        self.previous_head = head(width, config.hidden, width) if config.backward else None
+        self.next_head = Head(width, config.hidden, width) if config.forward else None
+        self.previous_head = Head(width, config.hidden, width) if config.backward else None
 
     def prepare_still(self, dataset: Dataset, index: int, seed: int) -> Sample:
         """What a clip would bring if all its frames were its first, in epoch 0."""

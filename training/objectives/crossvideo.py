@@ -16,6 +16,8 @@ views, geometric and temporal augmentation and MLP heads is reported of it. Mark
     cross frame   L_XF = ½ [NT(zPF1, zIF) + NT(zPF2, zIF)], each over its own pairs of corresponding frames
     L = λ1 L_PV + λ2 L_PF + λ3 L_XV + λ4 L_XF          NT: `training.losses.nt_pairs`, rows normalised first [inferred: CrossPoint's form]
 
+The two views' embeddings are averaged unnormalised in L_XV, as CrossPoint's release averages its own; only the mean is normalised.
+
 A frame whose source frame the other stream does not show is no anchor and no negative. With a temporal stride, output l of the point
 encoder stands for frame `frame_index[l]` of its view; image features are thinned alike, and views of a clip start whole strides apart,
 without which about half of the clips would have no pair of frames. Without weight on the cross-modal losses no image
@@ -39,7 +41,7 @@ from torch.nn import functional
 from pipeline.reader import Dataset
 from training.augment import FramesAugment, augment_frames, rng_for
 from training.batches import Sample
-from training.clip_views import ClipAugment, augment_clip, draw_frames, frame_names, load_frames, mirrored, mirrors, read_clip
+from training.clip_views import ClipAugment, augment_clip, draw_frames, frame_names, load_frames, mirrored, mirrors, pivot_of, read_clip
 from training.distributed import gather
 from training.encoders import ImageVideo, ImageVideoConfig, P4UNet, VideoEncoder, VideoEncoderConfig, temporal_stride
 from training.encoders import build as build_encoder
@@ -109,13 +111,26 @@ class CrossVideoConfig(BaseModel):
 
 
 def prepare(config: CrossVideoConfig, dataset: Dataset, index: int, seed: int, epoch: int, stride: int, still: bool = False) -> Sample:
-    """What one clip brings: points1, points2 (T, n, 3 + F) and, where they are used, images (T, 3, S, S), float32; frames and partners
-    (3, T) int64 as `clip_views.Drawn` has them, a frame without a valid point a filling too; short, float32, 1 for a clip that had to be
-    filled up; noise, an int64 scalar.
+    """What one clip brings: what `prepare_points` says and, where they are used, images (T, 3, S, S) float32.
 
     Every draw comes from (seed, epoch, the object's key). stride: the encoder's over time. `still` shows the clip's first frame in the
     place of all others.
     """
+    found = prepare_points(config, dataset, index, seed, epoch, stride, still)
+    if config.uses_images:
+        key, frames = dataset.keys[index], found["frames"][2]
+        images = load_frames(dataset, index, np.zeros_like(frames) if still else frames)
+        if mirrors(config.point_augment, seed, epoch, key):
+            images = [image[:, ::-1] for image in images]
+        found["images"] = augment_frames(images, config.image_augment, rng_for(seed, epoch, key, "images"))
+    return found
+
+
+def prepare_points(
+    config: CrossVideoConfig, dataset: Dataset, index: int, seed: int, epoch: int, stride: int, still: bool = False
+) -> Sample:
+    """points1, points2 (T, n, 3 + F) float32; frames and partners (3, T) int64 as `clip_views.Drawn` has them, a frame without a valid
+    point a filling too; short, float32, 1 for a clip that had to be filled up; noise, an int64 scalar. Arguments as of `prepare`."""
     key, augment = dataset.keys[index], config.point_augment
     clip, valid = read_clip(dataset, index, augment)
     length = len(clip)
@@ -130,24 +145,32 @@ def prepare(config: CrossVideoConfig, dataset: Dataset, index: int, seed: int, e
         "short": np.array(drawn.short, np.float32),
         "noise": np.array(key_for(seed, epoch, key), np.int64),
     }
-    clip = mirrored(clip, augment, seed, epoch, key)
+    pivot = pivot_of(dataset, index, augment)
+    clip = mirrored(clip, augment, seed, epoch, key, pivot)
     shown = np.zeros_like(drawn.frames) if still else drawn.frames
     for number, name in enumerate(("points1", "points2")):
         frames = shown[number]
         known = None if valid is None else valid[frames]
-        found[name] = augment_clip(clip[frames], augment, rng_for(seed, epoch, key, name), known)
-    if config.uses_images:
-        images = load_frames(dataset, index, shown[2])
-        if mirrors(augment, seed, epoch, key):
-            images = [image[:, ::-1] for image in images]
-        found["images"] = augment_frames(images, config.image_augment, rng_for(seed, epoch, key, "images"))
+        found[name] = augment_clip(clip[frames], augment, rng_for(seed, epoch, key, name), known, pivot)
     return found
 
 
-def head(width: int, hidden: int | None, out: int) -> nn.Sequential:
-    """Features (R, width) to embeddings (R, out); batch statistics over all rows of all workers."""
-    middle = hidden or width
-    return nn.Sequential(nn.Linear(width, middle), BatchNorm1d(middle), nn.ReLU(), nn.Linear(middle, out))
+class Head(nn.Sequential):
+    """Features (R, width) to embeddings (R, out); batch statistics over all rows of all workers.
+
+    In single precision at least, under autocast too: beside the time of a late frame, bf16 has no room for what was seen.
+    """
+
+    def __init__(self, width: int, hidden: int | None, out: int) -> None:
+        middle = hidden or width
+        super().__init__(nn.Linear(width, middle), BatchNorm1d(middle), nn.ReLU(), nn.Linear(middle, out))
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            embeddings = features.to(torch.promote_types(features.dtype, torch.float32))
+            for layer in self:
+                embeddings = layer(embeddings)
+        return embeddings
 
 
 def spare_unread(encoder: VideoEncoder) -> None:
@@ -171,13 +194,13 @@ class CrossVideo(Trained):
         weights = config.weights
         self.encoder = build_encoder(encoder)
         spare_unread(self.encoder)
-        self.point_video_head = head(self.encoder.feature_dim, config.hidden, config.projection)
-        self.point_frame_head = head(self.encoder.frame_dim, config.hidden, config.projection)
+        self.point_video_head = Head(self.encoder.feature_dim, config.hidden, config.projection)
+        self.point_frame_head = Head(self.encoder.frame_dim, config.hidden, config.projection)
         self.image_encoder: ImageVideo | None = None
         if config.uses_images:
             self.image_encoder = build_encoder(config.image)
-            self.image_video_head = head(self.image_encoder.feature_dim, config.hidden, config.projection)
-            self.image_frame_head = head(self.image_encoder.frame_dim, config.hidden, config.projection)
+            self.image_video_head = Head(self.image_encoder.feature_dim, config.hidden, config.projection)
+            self.image_frame_head = Head(self.image_encoder.frame_dim, config.hidden, config.projection)
         # What no loss reads stays as it started; workers wait for the gradients of all others.
         read = {
             "point_video_head": weights.intra_video + weights.cross_video,
@@ -202,8 +225,8 @@ class CrossVideo(Trained):
         return None if self.image_encoder is None else nn.Sequential(self.image_encoder, self.image_video_head).train(self.training)
 
     def prepare_still(self, dataset: Dataset, index: int, seed: int) -> Sample:
-        """What a clip would bring if all its frames were its first, in epoch 0."""
-        return prepare(self.config, dataset, index, seed, 0, temporal_stride(self.encoder.config), still=True)
+        """What `frame_pair` needs of a clip as it would be if all its frames were its first, in epoch 0."""
+        return prepare_points(self.config, dataset, index, seed, 0, temporal_stride(self.encoder.config), still=True)
 
     def frame_pair(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Frame embeddings of the two point views, (B, L, projection), and their partners (B, 2, L)."""
@@ -243,8 +266,8 @@ class CrossVideo(Trained):
         # one batch of both views, so that they share batch statistics
         clips = torch.cat([batch["points1"], batch["points2"]])
         videos, frames = _features(self.encoder, clips, torch.cat([fold(noise, 0), fold(noise, 1)]), config.frame_feature)
-        zv1, zv2 = (_gathered(z) for z in self.point_video_head(videos).chunk(2))
-        zf1, zf2 = (_gathered(z) for z in by_frame(self.point_frame_head, frames).chunk(2))
+        zv1, zv2 = (gather(z) for z in self.point_video_head(videos).chunk(2))
+        zf1, zf2 = (gather(z) for z in by_frame(self.point_frame_head, frames).chunk(2))
         losses: dict[str, Tensor] = {}
         if weights.intra_video:
             losses["intra_video"] = nt_pairs(zv1, zv2, config.temperature, form=config.form)
@@ -252,8 +275,8 @@ class CrossVideo(Trained):
             losses["intra_frame"] = self._frames(zf1, zf2, partners[:, :2], times[:, :2])
         if self.image_encoder is not None:
             videos, frames = _features(self.image_encoder, batch["images"], fold(noise, 2), config.frame_feature)
-            zvi = _gathered(self.image_video_head(videos))
-            zfi = _gathered(by_frame(self.image_frame_head, frames[:, thin]))
+            zvi = gather(self.image_video_head(videos))
+            zfi = gather(by_frame(self.image_frame_head, frames[:, thin]))
             if weights.cross_video:
                 points = (zv1 + zv2) / 2 if config.cross_points == "mean" else zv1
                 losses["cross_video"] = nt_pairs(points, zvi, config.temperature, form=config.form)
@@ -281,8 +304,9 @@ class CrossVideo(Trained):
 
 def contrast_frames(a: Tensor, b: Tensor, clip: Tensor, moments: Tensor, config: CrossVideoConfig) -> Tensor:
     """NT of the frame pairs (a[m], b[m]), (M, D), of the clips `clip` (M,), at the source frames `moments` (2M,), those of a first."""
+    if config.frame_negatives == "batch" and not (config.exclude_window or config.positive_window):
+        return nt_pairs(a, b, config.temperature, form=config.form)  # a mask would be as large as the scores, and differences larger
     same = (clip[:, None] == clip).repeat(2, 2)
-    apart = (moments[:, None] - moments).abs()
     excluded: Tensor | None = None
     weights: Tensor | None = None
     if config.frame_negatives == "video":
@@ -292,14 +316,20 @@ def contrast_frames(a: Tensor, b: Tensor, clip: Tensor, moments: Tensor, config:
     elif config.frame_negatives == "other_videos":
         excluded = same
     if config.exclude_window:
+        apart = _apart(moments)
         near = same & (apart > 0) & (apart <= config.exclude_window)
         excluded = near if excluded is None else excluded | near
     positives: Tensor | None = None
     if config.positive_window:
         side = torch.arange(len(moments), device=a.device) < len(a)
-        positives = same & (apart <= config.positive_window) & (side[:, None] != side)
+        positives = same & (_apart(moments) <= config.positive_window) & (side[:, None] != side)
         excluded = None if excluded is None else excluded & ~positives
     return nt_pairs(a, b, config.temperature, form=config.form, excluded=excluded, positives=positives, weights=weights)
+
+
+def _apart(moments: Tensor) -> Tensor:
+    """Source frames between any two of (R,), (R, R)."""
+    return (moments[:, None] - moments).abs()
 
 
 def matches(partners: Tensor) -> Tensor:
@@ -321,9 +351,3 @@ def _features(encoder: VideoEncoder | ImageVideo, videos: Tensor, keys: Tensor, 
     else:
         frames, last = encoder.frame_stages(videos, keys)
     return last.amax(1), frames
-
-
-def _gathered(z: Tensor) -> Tensor:
-    """Embeddings of the global batch; in single precision at least, whatever autocast made of them."""
-    wide: Tensor = z.to(torch.promote_types(z.dtype, torch.float32))
-    return gather(wide)

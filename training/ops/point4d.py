@@ -30,6 +30,29 @@ _ELEMENTS = 1 << 22  # numbers of the widest layer at a time where nothing is ke
 Pool = Literal["max", "sum", "mean"]
 
 
+def anchor_frames(frames: int, kernel: int, temporal_stride: int, padding: tuple[int, int]) -> Tensor:
+    """(L,) int64: the frame of a clip of `frames` that output l is around; a padded one is below 0 or from T on.
+
+    Raises ValueError where kernels at this stride do not divide the padded clip.
+    """
+    padded = frames + sum(padding)
+    if frames < 1 or padded < kernel or (padded - kernel) % temporal_stride:
+        raise ValueError(
+            f"A clip of {frames} frames padded to {padded} does not divide into temporal kernels of {kernel} at stride "
+            f"{temporal_stride}: change the number of frames, the padding or the stride."
+        )
+    return torch.arange(kernel // 2, padded - kernel // 2, temporal_stride) - padding[0]
+
+
+def anchor_count(points: int, spatial_stride: int) -> int:
+    """Anchors of a frame of so many points. Raises ValueError where there would be none."""
+    if points < spatial_stride:
+        raise ValueError(
+            f"{points} points of a frame leave no anchor at a spatial stride of {spatial_stride}: show more points or lower the stride."
+        )
+    return points // spatial_stride
+
+
 class Point4DConv(nn.Module):
     """points (B, T, N, 3), features (B, T, N, C) or None -> anchors (B, L, n, 3), out (B, L, n, widths[-1]).
 
@@ -73,21 +96,14 @@ class Point4DConv(nn.Module):
         self.norms = nn.ModuleList(BatchNorm1d(width) if norm else nn.Identity() for width in widths[1:])
 
     def frame_index(self, frames: int) -> Tensor:
-        """(L,) int64: the frame of the clip that output l is around; a padded one is below 0 or from T on. Raises ValueError as above."""
-        padded = frames + sum(self.padding)
-        if frames < 1 or padded < self.kernel or (padded - self.kernel) % self.temporal_stride:
-            raise ValueError(
-                f"A clip of {frames} frames padded to {padded} does not divide into temporal kernels of {self.kernel} at stride "
-                f"{self.temporal_stride}: change the number of frames, the padding or the stride."
-            )
-        return torch.arange(self.kernel // 2, padded - self.kernel // 2, self.temporal_stride) - self.padding[0]
+        """`anchor_frames` of this convolution."""
+        return anchor_frames(frames, self.kernel, self.temporal_stride, self.padding)
 
     def forward(self, points: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
         clips, frames, number, _ = points.shape
         if (features is None) != (self.conv_f is None):
             raise ValueError("A point 4D convolution needs features exactly where it was made with channels_in > 0.")
-        if number < self.spatial_stride:
-            raise ValueError(f"{number} points a frame leave no anchor at a spatial stride of {self.spatial_stride}: add points.")
+        chosen = anchor_count(number, self.spatial_stride)
         outputs = self.frame_index(frames)
         moves = torch.arange(self.kernel) - self.kernel // 2
         around = outputs[:, None] + moves
@@ -99,7 +115,7 @@ class Point4DConv(nn.Module):
             around = around.clamp(0, frames - 1)
         around = around.to(points.device)
         own = points[:, around[:, self.kernel // 2]].flatten(0, 1)
-        anchors = gather_rows(own, farthest_points(own, number // self.spatial_stride, self.skip_origin))
+        anchors = gather_rows(own, farthest_points(own, chosen, self.skip_origin))
         clip = torch.arange(clips, device=points.device)[:, None, None] * points.shape[1]
         which = (clip + around).flatten(0, 1)
         rows = ball_query_in(points.flatten(0, 1), anchors, which, self.radius, self.neighbours) + which[:, None, :, None] * number

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from pipeline.reader import Dataset
 from training.clip_views import ClipAugment
-from training.encoders import is_video
+from training.encoders import check_clip, is_video
 from training.tasks.action_segmentation import ActionSegmentation, ActionSegmentationConfig
 from training.tasks.classification import Classification, ClassificationConfig
 from training.tasks.parts import Parts, PartsConfig
@@ -34,6 +34,8 @@ def fits(config: AnyTaskConfig, encoder: BaseModel, viewing: Viewing) -> None:
             f"The encoder takes {wanted} features beside the coordinates of a point, and augment.features names "
             f"{len(viewing.augment.features)}: make them the same."
         )
+    if isinstance(viewing.augment, ClipAugment):
+        check_clip(encoder, viewing.augment.frames, viewing.points)
 
 
 def open_task(config: AnyTaskConfig, dataset: Dataset, train: npt.NDArray[np.int64]) -> Task:

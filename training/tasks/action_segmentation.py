@@ -32,7 +32,7 @@ from training.files import write_json
 from training.loop import FitConfig
 from training.tasks import clips
 from training.tasks.classification import ClassificationHead, HeadConfig
-from training.tasks.layers import Metric
+from training.tasks.layers import Metric, ratio_scores
 from training.tasks.viewing import Item, Kept, Run, Viewing, Views
 
 _SHOWN = 6
@@ -68,6 +68,7 @@ class ActionSegmentation(clips.ClipTask):
     commonest: int
     categories: tuple[str, ...]
     protocol: ClassVar[str] = "action_segmentation"
+    label_member: ClassVar[str] = "actions.npy"
 
     @classmethod
     def of(cls, config: ActionSegmentationConfig, dataset: Dataset, train: npt.NDArray[np.int64]) -> Self:
@@ -75,7 +76,7 @@ class ActionSegmentation(clips.ClipTask):
         clips.check(dataset, train)
         counts: dict[str, int] = {}
         for index in train.tolist():
-            if "actions.npy" not in dataset.members(index):
+            if cls.label_member not in dataset.members(index):
                 raise ValueError(f"The sample {dataset.keys[index]} of {dataset.uri} has no actions of frames: name another dataset.")
             sample = dataset.load(index, ("actions.npy", "json"))
             for number, frames in zip(*np.unique(sample["actions.npy"], return_counts=True), strict=True):
@@ -103,7 +104,9 @@ class ActionSegmentation(clips.ClipTask):
         return 6 + 6 * len(THRESHOLDS) + 2 * len(self.actions)
 
     def labels(self, dataset: Dataset, index: int) -> npt.NDArray[np.int64]:
-        """Of each stored frame its action, (S,), −1 for none or an unknown one."""
+        """Of each stored frame its action, (S,), −1 for none or an unknown one, and everywhere for a sample without actions."""
+        if self.label_member not in dataset.members(index):
+            return np.full(clips.stored_frames(dataset, index), -1, np.int64)
         sample = dataset.load(index, ("actions.npy", "json"))
         known = {name: number for number, name in enumerate(self.actions)}
         # The last entry is that of −1.
@@ -175,7 +178,7 @@ class ActionSegmentation(clips.ClipTask):
     def metrics(self, rows: npt.NDArray[np.float64]) -> list[Metric]:
         """Accuracy over all frames, edit score (mean over clips) and F1 at each threshold of scored clips.
 
-        A clip's score of the first is its right frames, of F1 twice its TP, both weighted such that the mean over clips is the figure.
+        The first and F1, 2 TP / (2 TP + FP + FN), are ratios of sums over clips: a clip's score is that of `ratio_scores`.
         """
         n, count, size = len(rows), len(self.actions), 3 * len(THRESHOLDS)
         frames, right = rows[:, 6 + 2 * size :][:, :count].sum(0), rows[:, 6 + 2 * size + count :].sum(0)
@@ -184,7 +187,7 @@ class ActionSegmentation(clips.ClipTask):
         found = [
             Metric(
                 "frame_accuracy",
-                rows[:, 2] * n / frames.sum(),
+                ratio_scores(rows[:, 2], rows[:, 1]),
                 float(frames[self.commonest] / frames.sum()),
                 about | {"per_class": by_action},
             ),
@@ -194,9 +197,9 @@ class ActionSegmentation(clips.ClipTask):
         ours, constant = rows[:, 6 : 6 + size].reshape(n, -1, 3), rows[:, 6 + size : 6 + 2 * size].reshape(n, -1, 3)
         chance = f1(constant.sum(0))
         for number, threshold in enumerate(THRESHOLDS):
-            each = ours[:, number]
-            below = max(float(2 * each[:, 0].sum() + each[:, 1:].sum()), 1.0)
-            found.append(Metric(f"f1_{round(100 * threshold)}", 2 * n * each[:, 0] / below, float(chance[number]), about))
+            twice = 2 * ours[:, number, 0]
+            scores = ratio_scores(twice, twice + ours[:, number, 1:].sum(1))
+            found.append(Metric(f"f1_{round(100 * threshold)}", scores, float(chance[number]), about))
         return found
 
     def evidence(

@@ -22,7 +22,7 @@ from pipeline.reader import Dataset
 from training.augment import PointAugment
 from training.loop import FitConfig
 from training.tasks.clouds import CloudTask, published_fit
-from training.tasks.layers import Hidden, Metric, Width
+from training.tasks.layers import Hidden, Metric, Width, class_scores
 
 
 class HeadConfig(BaseModel):
@@ -53,7 +53,8 @@ class ClassificationConfig(HeadConfig):
 
 
 class ClassificationHead(nn.Module):
-    """Features (..., F) to logits (..., classes)."""
+    """Features (..., F) to logits (..., classes), in single precision at least, under autocast too: beside the time of a clip's late frame,
+    bf16 has no room for what was seen."""
 
     def __init__(self, hidden: Sequence[int], norm: bool, dropout: float, features: int, classes: int) -> None:
         super().__init__()
@@ -63,9 +64,11 @@ class ClassificationHead(nn.Module):
         self.last = nn.Linear(sizes[-1], classes)
 
     def forward(self, features: Tensor, keys: Tensor | None = None) -> Tensor:
-        for linear, hidden in zip(self.linears, self.hidden, strict=True):
-            features = hidden(linear(features), keys)
-        out: Tensor = self.last(features)
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(torch.promote_types(features.dtype, torch.float32))
+            for linear, hidden in zip(self.linears, self.hidden, strict=True):
+                features = hidden(linear(features), keys)
+            out: Tensor = self.last(features)
         return out
 
 
@@ -158,16 +161,13 @@ def class_metrics(
     more: dict[str, Any] | None = None,
 ) -> list[Metric]:
     """Accuracy and mean class accuracy of items (n,), with `more` details; chance: `commonest` everywhere."""
-    right = (truth == predicted).astype(np.float64)
-    counts = np.bincount(truth, minlength=len(classes))
-    weights = len(truth) / ((counts > 0).sum() * counts[truth])
-    by_class = {classes[c]: float(right[truth == c].mean()) for c in np.flatnonzero(counts).tolist()}
-    guess = (truth == commonest).astype(np.float64)
+    right, guess = (truth == predicted).astype(np.float64), (truth == commonest).astype(np.float64)
+    by_class = {classes[c]: float(right[truth == c].mean()) for c in np.unique(truth).tolist()}
     about = {"classes": len(classes), "per_class": by_class, **(more or {})}
     called: dict[str, dict[str, int]] = {}
     for (c, answer), count in zip(*np.unique(np.stack([truth, predicted], axis=1), axis=0, return_counts=True), strict=True):
         called.setdefault(classes[c], {})[classes[answer]] = int(count)
     return [
         Metric("accuracy", right, float(guess.mean()), about | {"confusion": called}),
-        Metric("mean_class_accuracy", right * weights, float((guess * weights).mean()), about),
+        Metric("mean_class_accuracy", class_scores(right, truth), float(class_scores(guess, truth).mean()), about),
     ]

@@ -23,6 +23,7 @@ from training.clip_views import (
     draw_frames,
     mirrored,
     move_clip,
+    pivot_of,
     plain_clip,
     plain_frames,
     read_clip,
@@ -52,11 +53,13 @@ def adapted_fit(batch: int, warmup: int) -> FitConfig:
 
 @dataclass(frozen=True)
 class Stored:
-    """A sample's clip (S, N, 3 + F), the points that are more than a filling (S, N), None where all are, and its key."""
+    """A sample's clip (S, N, 3 + F), the points that are more than a filling (S, N), None where all are, its key, and the point about
+    which views turn it (3,), None for the origin."""
 
     clip: Clip
     valid: Flags | None
     key: str
+    pivot: Clip | None
 
     def __len__(self) -> int:
         return len(self.clip)
@@ -79,7 +82,7 @@ def read(dataset: Dataset, index: int, augment: ClipAugment) -> Stored:
             f"The clip {dataset.keys[index]} of {dataset.uri} has {len(clip)} frames, fewer than the {augment.span} of a view: "
             "set augment.short to repeat or see fewer frames."
         )
-    return Stored(clip, valid, dataset.keys[index])
+    return Stored(clip, valid, dataset.keys[index], pivot_of(dataset, index, augment))
 
 
 def check(dataset: Dataset, indices: Frames) -> None:
@@ -87,6 +90,11 @@ def check(dataset: Dataset, indices: Frames) -> None:
     for index in indices.tolist():
         if "clip.npy" not in dataset.members(index):
             raise ValueError(f"The sample {dataset.keys[index]} of {dataset.uri} has no clip.npy: this task needs a dataset of clips.")
+
+
+def stored_frames(dataset: Dataset, index: int) -> int:
+    """Frames of a sample's clip, from its json."""
+    return len(dataset.load(index, ("json",))["json"]["clip"]["times_s"])
 
 
 def short(dataset: Dataset, items: Items, viewing: Viewing) -> dict[str, Any]:
@@ -98,7 +106,7 @@ def short(dataset: Dataset, items: Items, viewing: Viewing) -> dict[str, Any]:
         parts |= {"validation": items.validation, "test": items.test}
     numbers = {}
     for name, indices in parts.items():
-        lengths = [len(dataset.load(index, ("json",))["json"]["clip"]["times_s"]) for index in indices.tolist()]
+        lengths = [stored_frames(dataset, index) for index in indices.tolist()]
         numbers[name] = sum(length < augment.span for length in lengths)
         if numbers[name] and augment.short == "refuse":
             raise ValueError(
@@ -131,8 +139,8 @@ def drawn(dataset: Dataset, index: int, viewing: Viewing, epoch: int) -> tuple[C
     frames = draw(len(stored), augment, rng)
     valid = None if stored.valid is None else stored.valid[frames]
     points = choose_points(stored.clip[frames].shape[:2], augment.count, rng, valid)
-    seen = mirrored(take_points(stored.clip[frames], points), augment, viewing.seed, epoch, dataset.keys[index])
-    return move_clip(seen, augment, rng), frames, points, stored
+    seen = mirrored(take_points(stored.clip[frames], points), augment, viewing.seed, epoch, dataset.keys[index], stored.pivot)
+    return move_clip(seen, augment, rng, stored.pivot), frames, points, stored
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -198,13 +206,17 @@ class ClipTask:
 
     video: ClassVar[bool] = True
     at_once: ClassVar[int] = 8
+    label_member: ClassVar[str] = "json"
 
     def owners(self, dataset: Dataset, opened: Frames) -> npt.NDArray[np.str_] | None:
         """Whose each sample is, as `evaluation.owners` finds it."""
         return owners(dataset, opened)
 
     def facts(self, dataset: Dataset, items: Items, viewing: Viewing) -> dict[str, Any]:
-        """What figures say of the items beyond their number. Raises ValueError for items that cannot be seen so."""
+        """What figures say of the items beyond their number. Raises ValueError for items that cannot be seen so, and where no test item has
+        labels: the training would end without a figure."""
+        if not any(self.label_member in dataset.members(index) for index in items.test.tolist()):
+            raise ValueError(f"No test clip of {dataset.uri} has {self.label_member}, the labels to test on: name a split that has labels.")
         return short(dataset, items, viewing)
 
     def counted(self, rows: npt.NDArray[np.float64]) -> Flags:

@@ -45,16 +45,16 @@ def divide(
     validation and test split whose class is none of `categories` (by default the training split's), or whose content is
     in an earlier split, are left out. Raises ValueError for a training split without samples.
 
-    groups (len(dataset),): whose each sample is (a character, a person), for samples that are parts of one file. Then nobody is held out in
-    part, and a content is what the source has after '#' of the file's. Where all are one's, validation goes by content.
+    groups (len(dataset),): whose each sample is (a character, a person), for samples that may be parts of one file. Then nobody is held out
+    in part, and where all samples of a file share a content, theirs is what the source has after '#' of it. Where all are one's, validation
+    goes by content.
     """
     train, held, test = (dataset.indices(name) for name in splits)
     if not len(train):
         raise ValueError(f"The dataset {dataset.uri} has no finished sample in the split {splits[0]!r}: name another split.")
     contents = np.array([content or key for content, key in zip(dataset.table["sha256"].to_pylist(), dataset.keys, strict=True)])
     if groups is not None:
-        parts = [source.partition("#")[2] for source in dataset.table["source"].to_pylist()]
-        contents = np.array([f"{content}#{part}" for content, part in zip(contents, parts, strict=True)])
+        contents = _of_parts(dataset, contents)
     classes = np.unique(dataset.classes[train]) if categories is None else np.array(sorted(categories))
     pool = train[np.isin(dataset.classes[train], classes)]
     if len(held):
@@ -70,6 +70,18 @@ def divide(
     test, more = _fresh(dataset, test, classes, contents, np.concatenate([contents[train], contents[held]]), "test")
     details |= more | {"labelled_items": len(labelled), "unlabelled_items": len(learn) - len(labelled), "validation_items": len(held)}
     return Items(train, labelled, held, test, details)
+
+
+def _of_parts(dataset: Dataset, contents: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
+    """The contents of samples; where all of a file have one, it is the file's, and theirs is that with their place in it."""
+    sources = [source.partition("#") for source in dataset.table["source"].to_pylist()]
+    of_file: dict[str, list[str]] = {}
+    for (file, _, _), content in zip(sources, contents.tolist(), strict=True):
+        of_file.setdefault(file, []).append(content)
+    files = {own[0] for own in of_file.values() if len(own) > 1 and len(set(own)) == 1}
+    return np.array(
+        [f"{content}#{part}" if content in files else content for (_, _, part), content in zip(sources, contents.tolist(), strict=True)]
+    )
 
 
 def _fresh(
@@ -101,7 +113,8 @@ def _share(
 def _whole(dataset: Dataset, pool: Indices, groups: npt.NDArray[np.str_], share: float) -> Indices:
     """The items of whole groups, in the order of a hash: of each class, the commonest first, about a share of the items.
 
-    No class is held out wholly, a share above 0 takes a group where that allows it, and all together are one and a half shares at most.
+    No class is held out wholly, a share above 0 takes a group where that allows it, and further groups only while all together are one and
+    a half shares at most.
     """
     classes, counts = np.unique(dataset.classes[pool], return_counts=True)
     order = sorted(np.unique(groups[pool]).tolist(), key=lambda group: hashlib.sha256(f"validation/{group}".encode()).hexdigest())

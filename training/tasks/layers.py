@@ -35,6 +35,24 @@ class Metric:
         return float(self.scores.mean())
 
 
+def ratio_scores(part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The figure R = Σ part / Σ whole of items, (n, ...) each, 0 where Σ whole is 0, as a score of each item, (n, ...).
+
+    Their mean is R, and where items are drawn again, their mean follows the ratio of what was drawn to first order:
+    R + n (part_i − R whole_i) / Σ whole, the influence values of a ratio (Davison and Hinkley 1997, "Bootstrap Methods and their
+    Application", section 2.7). part_i n / Σ whole would have the same mean, but would hold Σ whole still.
+    """
+    below = whole.sum(0)
+    ratio = part.sum(0) / np.where(below > 0, below, 1)
+    return np.asarray(ratio + len(part) * (part - ratio * whole) / np.where(below > 0, below, 1))
+
+
+def class_scores(scores: npt.NDArray[np.float64], classes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The mean over classes of the mean score of a class's items, (n,) each, as a score of each item, (n,): see `ratio_scores`."""
+    of_class = (classes[:, None] == np.unique(classes)).astype(np.float64)
+    return np.asarray(ratio_scores(scores[:, None] * of_class, of_class).mean(1))
+
+
 def labelled(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Which rows (n, row_width) of scored items are of items with a label, (n,): those whose loss has a weight."""
     return np.asarray(rows[:, 1] > 0)

@@ -34,7 +34,7 @@ from training.files import write_json
 from training.loop import FitConfig
 from training.ops.batchnorm import BatchNorm1d
 from training.tasks.clouds import CloudTask, published_fit
-from training.tasks.layers import Hidden, Metric, Width, one_a_class
+from training.tasks.layers import Hidden, Metric, Width, class_scores, one_a_class
 from training.tasks.viewing import Run, Viewing
 
 _MEMBERS = ("points.npy", "parts.npy", "json")
@@ -214,15 +214,11 @@ class Parts(CloudTask):
         return torch.cat([torch.stack([loss, weight, category], dim=1).double(), ours, part_iou(constant, truth, count)], dim=1)
 
     def metrics(self, rows: npt.NDArray[np.float64]) -> list[Metric]:
-        """Instance and class mIoU of scored items; the first is the one to select by. Chance: the category's commonest part everywhere.
-
-        Scores of the second are weighted by n / (categories · items of the category), so that their mean is the figure.
-        """
+        """Instance and class mIoU of scored items; the first is the one to select by. Chance: the category's commonest part everywhere."""
         category, count = rows[:, 2].astype(int), len(self.owner)
         belongs = self.owner[None] == category[:, None]
         ours, constant = (np.where(belongs, table, 0).sum(1) / belongs.sum(1) for table in (rows[:, 3 : 3 + count], rows[:, 3 + count :]))
         items = np.bincount(category, minlength=len(self.categories))
-        weights = len(rows) / ((items > 0).sum() * items[category])
         found = {}
         for c in np.flatnonzero(items).tolist():
             chosen, first = category == c, int(np.searchsorted(self.owner, c))
@@ -231,7 +227,7 @@ class Parts(CloudTask):
         about = {"labels": count, "per_category": found}
         return [
             Metric("instance_miou", ours, float(constant.mean()), about),
-            Metric("class_miou", ours * weights, float((constant * weights).mean()), about),
+            Metric("class_miou", class_scores(ours, category), float(class_scores(constant, category).mean()), about),
         ]
 
 

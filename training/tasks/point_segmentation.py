@@ -31,7 +31,7 @@ from training.files import write_json
 from training.loop import FitConfig
 from training.tasks import clips
 from training.tasks.classification import ClassificationHead, HeadConfig
-from training.tasks.layers import Metric
+from training.tasks.layers import Metric, ratio_scores
 from training.tasks.viewing import Item, Kept, Run, Viewing, Views
 
 _SHOWN = 6
@@ -72,6 +72,7 @@ class PointSegmentation(clips.ClipTask):
     commonest: int
     categories: tuple[str, ...]
     protocol: ClassVar[str] = "point_segmentation"
+    label_member: ClassVar[str] = "parts.npy"
 
     @classmethod
     def of(cls, config: PointSegmentationConfig, dataset: Dataset, train: npt.NDArray[np.int64]) -> Self:
@@ -79,7 +80,7 @@ class PointSegmentation(clips.ClipTask):
         clips.check(dataset, train)
         counts: dict[str, int] = {}
         for index in train.tolist():
-            if "parts.npy" not in dataset.members(index):
+            if cls.label_member not in dataset.members(index):
                 raise ValueError(f"The sample {dataset.keys[index]} of {dataset.uri} has no parts: generate it with points.parts true.")
             sample = dataset.load(index, ("parts.npy", "json"))
             for number, points in zip(*np.unique(sample["parts.npy"], return_counts=True), strict=True):
@@ -106,26 +107,29 @@ class PointSegmentation(clips.ClipTask):
     def row_width(self) -> int:
         return 3 + 3 * len(self.names)
 
-    def labels(self, dataset: Dataset, index: int, valid: clips.Flags | None) -> npt.NDArray[np.int64]:
-        """Of each stored point its label, (S, N), the number of labels for an ignored one, −1 for none, an unknown one or a filling."""
+    def labels(self, dataset: Dataset, index: int, stored: clips.Stored) -> npt.NDArray[np.int64]:
+        """Of each stored point its label, (S, N), the number of labels for an ignored one, −1 for none, an unknown one or a filling, and
+        everywhere for a sample without parts."""
+        if self.label_member not in dataset.members(index):
+            return np.full(stored.clip.shape[:2], -1, np.int64)
         sample = dataset.load(index, ("parts.npy", "json"))
         known = {name: number for number, name in enumerate(self.names)} | dict.fromkeys(self.config.ignored, len(self.names))
         # The last entry is that of −1.
         numbers = np.array([known.get(name, -1) for name in sample["json"]["part_names"]] + [-1], np.int64)
         found = numbers[sample["parts.npy"]]
-        return found if valid is None else np.where(valid, found, -1)
+        return found if stored.valid is None else np.where(stored.valid, found, -1)
 
     def drawn(self, dataset: Dataset, index: int, viewing: Viewing, epoch: int) -> Item:
         """points (T, n, 3 + F) float32, label (T, n) int64: a window, a function of (seed, epoch, key)."""
         clip, frames, points, stored = clips.drawn(dataset, index, viewing, epoch)
-        label = take_points(self.labels(dataset, index, stored.valid)[frames], points)
+        label = take_points(self.labels(dataset, index, stored)[frames], points)
         return {"points": clip, "label": np.where(clips.fresh(frames)[:, None], label, -1)}
 
     def seen(self, dataset: Dataset, index: int, viewing: Viewing, votes: int) -> Views:
         """Windows in which each frame is fresh once, labels −1 where it is not; frame (T,) int64: its number or −1; short () bool."""
         augment = clips.augment_of(viewing)
         stored = clips.read(dataset, index, augment)
-        labels, short = self.labels(dataset, index, stored.valid), np.asarray(len(stored) < augment.span)
+        labels, short = self.labels(dataset, index, stored), np.asarray(len(stored) < augment.span)
         for frames, fresh in clips.tiles(len(stored), augment):
             clip, points = clips.plain(stored, frames, augment)
             label = np.where(fresh[:, None], take_points(labels[frames], points), -1)
@@ -179,18 +183,18 @@ class PointSegmentation(clips.ClipTask):
     def metrics(self, rows: npt.NDArray[np.float64]) -> list[Metric]:
         """mIoU and the share of points that are called right, of scored clips.
 
-        A clip's score of the first is its share of the intersections over the whole split's unions, weighted such that the mean over clips
-        is the figure.
+        The IoU of a label, its intersections over its unions in all clips, is a ratio of sums: a clip's score is that of `ratio_scores`, of
+        mIoU the mean of these over labels.
         """
         n, count = len(rows), len(self.names)
         both, true, called = rows[:, 3:].reshape(n, 3, count).transpose(1, 0, 2)
         there = true.sum(0) > 0
         counted = there if self.config.absent == "exclude" else np.ones(count, bool)
-        union = np.maximum((true + called - both).sum(0), 1)
-        scores = np.where(counted, both / union, 0).sum(1) * n / counted.sum()
+        ious = ratio_scores(both, true + called - both)
+        scores = ious[:, counted].mean(1)
         # the constant answer meets all points of one label, and has all that are counted in its union
         chance = true[:, self.commonest].sum() / called.sum() / counted.sum()
-        iou = both.sum(0) / union
+        iou = ious.mean(0)
         by_label = {name: float(iou[c]) for c, name in enumerate(self.names) if counted[c]}
         points = true.sum()
         about = {
@@ -207,7 +211,7 @@ class PointSegmentation(clips.ClipTask):
                 float(chance),
                 about | {"absent": self.config.absent, "ignored_points": self.config.ignored_points, "per_class": by_label},
             ),
-            Metric("point_accuracy", right * n / points, float(true[:, self.commonest].sum() / points), about),
+            Metric("point_accuracy", ratio_scores(right, true.sum(1)), float(true[:, self.commonest].sum() / points), about),
         ]
 
     def evidence(

@@ -85,3 +85,44 @@ def test_it_is_no_encoder_of_point_cloud_videos():
     assert not any(is_video(config) for config in (RESNET, PointNetConfig(), DGCNNConfig()))
     with pytest.raises(ValidationError):
         ImageVideoConfig(image=PointNetConfig())
+
+
+@pytest.mark.parametrize("stage", ["pre", "post"])
+def test_late_frames_keep_what_tells_videos_apart_in_mixed_precision(stage):
+    torch.manual_seed(0)
+    encoder = build(RESNET.model_copy(update={"width": 256, "depth": 1})).eval()
+    images = videos(2, 300).float()
+    with torch.no_grad():
+        exact = encoder.frame_features(images, stage=stage)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = encoder.frame_features(images, stage=stage)
+    apart, error = exact[0] - exact[1], (mixed[0] - mixed[1]) - (exact[0] - exact[1])
+    assert float(error[-50:].std()) < 0.05 * float(apart[-50:].std())
+
+
+def test_transformer_products_stay_in_mixed_precision_and_every_weight_gets_a_gradient():
+    encoder, images = made(RESNET).float().train(), videos(3).float()
+    products = []
+    for block in encoder.transformer.blocks:
+        for linear in (block.qkv, block.out, *block.mlp):
+            linear.register_forward_hook(lambda _, __, out: products.append(out.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = encoder(images)
+    assert products == [torch.bfloat16] * 4
+    out.float().sin().sum().backward()
+    assert [name for name, parameter in encoder.named_parameters() if not parameter.grad.any()] == []
+
+
+@pytest.mark.parametrize("config", [RESNET, VIT], ids=["resnet", "vit"])
+def test_without_gradients_videos_pass_the_image_net_in_parts_and_only_in_eval_mode(config, monkeypatch):
+    encoder, images, keys = made(config), videos(4), torch.arange(4)
+    whole = encoder(images, keys)  # with gradients: all at once
+    seen = []
+    encoder.image.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    monkeypatch.setattr("training.encoders.image_video._AT_ONCE", 5)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images, keys), whole, rtol=1e-12, atol=1e-12)
+        assert seen == [5, 5, 2]
+        encoder.train()(images, keys)
+    encoder.eval()(images)
+    assert seen[3:] == [12, 12]

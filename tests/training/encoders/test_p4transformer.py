@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -122,7 +123,8 @@ def test_frames_beyond_the_kernel_do_not_reach_a_tube_and_reach_every_frame_afte
         ({}, 5, [0, 1, 2, 3, 4]),
         ({"temporal_stride": 2, "padding": (1, 0)}, 6, [0, 2, 4]),
         ({"temporal_stride": 2, "padding": (0, 0)}, 7, [1, 3, 5]),
-        ({"kernel": 1, "padding": (2, 1)}, 3, [0, 0, 0, 1, 2, 2]),
+        ({"kernel": 1, "padding": (0, 0)}, 3, [0, 1, 2]),
+        ({"kernel": 5, "padding": (2, 1)}, 5, [0, 1, 2, 3]),
     ],
 )
 def test_frame_index_names_the_frame_whose_points_are_the_anchors(changes, frames, expected):
@@ -221,6 +223,22 @@ def test_a_configuration_that_cannot_be_is_refused(wrong):
         P4TransformerConfig(**wrong)
 
 
+@pytest.mark.parametrize(("kernel", "padding"), [(1, (1, 1)), (1, (0, 1)), (3, (2, 0)), (5, (1, 3))])
+def test_pads_that_would_make_several_outputs_of_one_frame_are_refused(kernel, padding):
+    with pytest.raises(ValidationError, match=rf"padding .* a kernel of {kernel} .*: give at most \({kernel // 2}, {kernel // 2}\)"):
+        P4TransformerConfig(kernel=kernel, padding=padding)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_no_two_outputs_stand_for_one_frame_whatever_the_pads(kernel):
+    for before, after, stride in itertools.product(range(kernel // 2 + 1), range(kernel // 2 + 1), (1, 2)):
+        config = P4TransformerConfig(**TINY.model_dump() | {"kernel": kernel, "padding": (before, after), "temporal_stride": stride})
+        frames = kernel - before - after + 4 * stride
+        index = P4Transformer(config).frame_index(frames).tolist()
+        assert index == sorted(set(index))
+        assert set(index) <= set(range(frames))
+
+
 @pytest.mark.parametrize("changes", [{}, {"features": 2, "tokens": "anchors"}])
 def test_an_encoder_on_disk_brings_back_every_tensor(tmp_path, changes):
     config = TINY.model_copy(update=changes)
@@ -258,3 +276,28 @@ def test_weights_of_another_size_or_with_one_missing_are_refused(tmp_path):
     encoder_file.save(tmp_path / "deeper", encoder, deeper, {})
     with pytest.raises(FileError, match="p4transformer"):
         encoder_file.load(tmp_path / "deeper")
+
+
+@pytest.mark.parametrize("stage", ["pre", "post"])
+def test_late_frames_keep_what_tells_clips_apart_in_mixed_precision(stage):
+    encoder = made(width=128, neighbours=4, spatial_stride=6).float()
+    points = clips(2, 300, points=12).float()
+    with torch.no_grad():
+        exact = encoder.frame_features(points, stage=stage)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = encoder.frame_features(points, stage=stage)
+    apart, error = exact[0] - exact[1], (mixed[0] - mixed[1]) - (exact[0] - exact[1])
+    assert float(error[-50:].std()) < 0.05 * float(apart[-50:].std())
+
+
+def test_transformer_products_stay_in_mixed_precision_and_every_weight_gets_a_gradient():
+    encoder, points = made(features=1).float().train(), clips(4, columns=1).float()
+    products = []
+    for block in encoder.transformer.blocks:
+        for linear in (block.qkv, block.out, *block.mlp):
+            linear.register_forward_hook(lambda _, __, out: products.append(out.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = encoder(points)
+    assert products == [torch.bfloat16] * 8
+    out.float().sin().sum().backward()
+    assert [name for name, parameter in encoder.named_parameters() if not parameter.grad.any()] == []

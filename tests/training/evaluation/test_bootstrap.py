@@ -104,3 +104,8 @@ def test_only_figures_of_the_same_items_are_compared() -> None:
             compare(good, figure([0, 1, 0, 0], **changes))
     with pytest.raises(ValueError, match="one length"):
         paired_difference(np.ones(3), np.ones(4))
+
+
+def test_one_item_shows_nothing() -> None:
+    found = paired_difference(np.ones(1), np.zeros(1))
+    assert (found.value, found.low, found.high) == (1, -1, 1)

@@ -9,16 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from orchestration.judge import evaluate_folder, judge
+from orchestration.judge import _recorded_view, evaluate_folder, judge
 from pipeline.reader import Dataset
 from tests.training.clip_cases import ADAM, ENCODER, OBJECTIVE, write_clips
+from training import encoder_file
 from training.augment import FramesAugment
 from training.clip_views import ClipAugment
 from training.distributed import World
 from training.evaluation.clips import by_place, clips, frame_hits, shortcut, videos
 from training.evaluation.evaluate import EvaluateConfig
+from training.finetune import FinetuneConfig, finetune
 from training.loop import Place
-from training.pretrain import PretrainConfig, pretrain
+from training.objectives import CrossVideo
+from training.pretrain import PretrainConfig, fresh, pretrain
 from training.tasks import RecognitionConfig, open_task
 from training.tasks.viewing import Viewing
 
@@ -203,3 +206,45 @@ def test_an_encoder_alone_is_seen_as_in_its_training(trained: Path, clips_datase
     alone = evaluate_folder(trained / "crossvideo" / "encoder", clips_dataset, ["knn"], None)
     whole = evaluate_folder(trained / "crossvideo", clips_dataset, ["knn"], None)
     assert [row["pretrained"] for row in alone] == [row["pretrained"] for row in whole]
+
+
+def test_frames_are_found_in_views_of_the_training_and_say_so(trained: Path, clips_dataset: str, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"points": 24, "clips": ClipAugment(frames=4, mode="bins"), "protocols": ("knn", "frame_retrieval")})
+    found = judge(tmp_path / "found", trained / "crossvideo", clips_dataset, config)
+    seen = {
+        figure["protocol"]: tuple(figure["details"][name] for name in ("points", "frames", "step", "mode", "normalise"))
+        for figure in found["figures"]
+    }
+    assert seen == {"knn": (24, 4, 1, "bins", "clip"), "frame_retrieval": (48, 8, 1, "window", "clip")}
+
+
+def test_clips_are_not_asked_to_be_normalised_as_clouds(trained: Path, clips_dataset: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"normalise is of single clouds: an encoder of clips sees them as clips\.normalise says"):
+        judge(tmp_path / "found", trained / "crossvideo", clips_dataset, CONFIG.model_copy(update={"normalise": True}))
+
+
+def test_an_encoder_of_a_fine_tuning_is_seen_as_in_that(clips_dataset: str, tmp_path: Path) -> None:
+    augment = {"frames": 6, "normalise": "none", "angle": 0.1}
+    config = {"encoder": ENCODER, "task": {"kind": "recognition"}, "augment": augment, "points": 24, "fit": {"epochs": 1, "batch": 4}}
+    finetune(FinetuneConfig.model_validate(config), Dataset.open(clips_dataset), tmp_path, World(), Place(device="cpu", threads=1))
+    view = _recorded_view(encoder_file.load(tmp_path / "encoder"))
+    assert view == ClipAugment(frames=6, normalise="none", angle=0.1, count=24)
+
+
+def test_all_norms_that_figures_read_of_random_weights_have_the_statistics_of_training_clips(
+    clips_dataset: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: Path
+) -> None:
+    twins: list[CrossVideo] = []
+
+    def kept(config: PretrainConfig) -> CrossVideo:
+        module = fresh(config)
+        assert isinstance(module, CrossVideo)
+        twins.append(module)
+        return module
+
+    monkeypatch.setattr("orchestration.judge.fresh", kept)
+    judge(tmp_path, trained / "crossvideo", clips_dataset, CONFIG)
+    norms = {name: module for name, module in twins[0].named_modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)}
+    heads = {name.partition(".")[0] for name in norms}
+    assert {"point_video_head", "point_frame_head", "image_encoder", "image_video_head", "image_frame_head"} <= heads
+    assert [name for name, norm in norms.items() if (norm.running_mean == 0).all()] == []

@@ -15,20 +15,22 @@ ABOUT: list[dict[str, Any]] = [
     {"clip": {}},
     {},
     {"clip": {"character": "knight"}},
+    {"clip": {"recording": "f.h5#00001"}, "facts": {"person": ""}},
+    {"clip": {"recording": "g.txt"}, "facts": {"session": "A"}},
 ]
-SOURCES = ["a.glb#0", "b.bin", "c.txt", "d.h5#00001", "d.h5#00002", "e.glb#3"]
+SOURCES = ["a.glb#0", "b.bin", "c.txt", "d.h5#00001", "d.h5#00002", "e.glb#3", "f.h5#00001@00003", "g.txt@00010"]
 
 
 def dataset() -> Any:
     return SimpleNamespace(table=pa.table({"source": SOURCES}), load=lambda index, _: {"json": ABOUT[index]})
 
 
-def test_character_person_session_or_file_in_this_order() -> None:
-    assert owners(dataset(), np.arange(6)).tolist() == ["knight", "p1", "A", "d.h5", "d.h5", "knight"]
+def test_character_person_session_recording_or_file_in_this_order() -> None:
+    assert owners(dataset(), np.arange(8)).tolist() == ["knight", "p1", "A", "d.h5", "d.h5", "knight", "f.h5#00001", "A"]
 
 
 def test_samples_that_are_not_opened_are_their_files() -> None:
-    assert owners(dataset(), np.array([5])).tolist() == ["a.glb", "b.bin", "c.txt", "d.h5", "d.h5", "knight"]
+    assert owners(dataset(), np.array([5])).tolist() == ["a.glb", "b.bin", "c.txt", "d.h5", "d.h5", "knight", "f.h5", "g.txt@00010"]
 
 
 def test_numbers_are_in_the_order_of_coming() -> None:

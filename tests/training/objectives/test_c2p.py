@@ -19,6 +19,7 @@ from training.batches import collate
 from training.clip_views import draw_frames
 from training.encoders import P4TransformerConfig
 from training.noise import fold
+from training.objectives import check_encoder
 from training.objectives.c2p import C2P, C2PConfig, OrbitCamera, prepare, visible
 
 
@@ -129,8 +130,8 @@ def test_impossible_settings_are_refused(changes: dict[str, Any], what: str) -> 
 def test_an_encoder_that_makes_one_frame_of_all_is_refused() -> None:
     encoder = P4TransformerConfig.model_validate(ENCODER | {"temporal_stride": 2, "padding": (1, 0)})
     with pytest.raises(ValueError, match=r"the encoder makes one of 2: raise point_augment\.frames or lower encoder\.temporal_stride"):
-        C2P(configured(point_augment={"frames": 2}), encoder)
-    assert isinstance(C2P(configured(point_augment={"frames": 4}), encoder), C2P)
+        check_encoder(configured(point_augment={"frames": 2}), encoder)
+    check_encoder(configured(point_augment={"frames": 4}), encoder)
 
 
 # ---- the camera ------------------------------------------------------------------------------------------------------

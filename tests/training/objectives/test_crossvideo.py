@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.reader import Dataset
 from tests.training.clip_cases import ENCODER, OBJECTIVE, write_clips
@@ -19,6 +20,7 @@ from training.clip_views import ClipAugment
 from training.encoders import P4TransformerConfig
 from training.evaluation.clips import shortcut
 from training.evaluation.retrieval import hits
+from training.losses import nt_pairs
 from training.objectives import check_encoder
 from training.objectives import prepare as prepare_for
 from training.objectives.crossvideo import CrossVideo, CrossVideoConfig, contrast_frames, matches, prepare
@@ -118,6 +120,15 @@ def test_the_point_side_of_the_cross_video_loss_is_the_mean_or_the_first_view(da
         assert module(batch)[0].item() == pytest.approx(expected, abs=1e-9)
 
 
+def test_embeddings_of_late_frames_tell_them_apart_in_mixed_precision(data: Dataset) -> None:
+    module = module_of(configured())
+    late = 100 * torch.randn(32) + 0.1 * torch.randn(40, 32)  # a large time, and what was seen
+    for head in (module.point_frame_head, module.image_frame_head, module.point_video_head):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed = head(late)
+        torch.testing.assert_close(mixed, head(late), rtol=0, atol=0)
+
+
 def test_each_stream_draws_its_own_dropout(data: Dataset) -> None:
     config = configured(weights={"cross_video": 0.0, "cross_frame": 0.0})
     module = module_of(config, dropout=0.5)
@@ -179,6 +190,34 @@ def test_negatives_of_frames(negatives: str, window: int) -> None:
     else:
         expected = float(np.mean(found))
     assert contrast_frames(a, b, clip, moments, config).item() == pytest.approx(expected, abs=1e-9)
+
+
+class Made(TorchDispatchMode):
+    """The dtypes of the new tensors of one shape that operations inside the block return."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape, self.dtypes = shape, []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.shape == self.shape:
+            self.dtypes.append(out.dtype)
+        return out
+
+
+@pytest.mark.parametrize("form", ["nt", "clip"])
+def test_the_default_negatives_of_frames_cost_no_memory_beside_the_loss_itself(form: Any) -> None:
+    a, b, clip, moments = pairs_of_frames((5, 3, 1))
+    with Made(18, 18) as plain:
+        nt_pairs(a, b, TAU, form=form)
+    with Made(18, 18) as ours:
+        contrast_frames(a, b, clip, moments, configured(form=form))
+    assert ours.dtypes == plain.dtypes
+    for negatives in ("video", "other_videos"):  # which need whose frame each is, and not when
+        with Made(18, 18) as ours:
+            contrast_frames(a, b, clip, moments, configured(form=form, frame_negatives=negatives))
+        assert torch.int64 not in ours.dtypes
 
 
 @pytest.mark.parametrize("negatives", ["batch", "other_videos"])
@@ -352,13 +391,15 @@ def test_a_still_clip_shows_its_first_frame_in_the_places_of_those_drawn(data: D
     config = configured(point_augment={"frames": 8, **unmoved}, image_augment={"size": 16, "crop": [1.0, 1.0], "colours": 0.0})
     moving = prepare(config, data, 3, 5, 0, 1)
     clip = data.load(3, ("clip.npy",))["clip.npy"]
-    for found in (prepare(config, data, 3, 5, 0, 1, still=True), module_of(config).prepare_still(data, 3, 5)):
-        np.testing.assert_array_equal(found["points1"], np.repeat(clip[:1], 8, axis=0))
-        np.testing.assert_array_equal(found["points2"], np.repeat(clip[:1], 8, axis=0))
-        assert (found["images"] == found["images"][0]).all()
+    found, seen = prepare(config, data, 3, 5, 0, 1, still=True), module_of(config).prepare_still(data, 3, 5)
+    for still in (found, seen):
+        np.testing.assert_array_equal(still["points1"], np.repeat(clip[:1], 8, axis=0))
+        np.testing.assert_array_equal(still["points2"], np.repeat(clip[:1], 8, axis=0))
         # which frames correspond is what it was
-        np.testing.assert_array_equal(found["frames"], moving["frames"])
-        np.testing.assert_array_equal(found["partners"], moving["partners"])
+        np.testing.assert_array_equal(still["frames"], moving["frames"])
+        np.testing.assert_array_equal(still["partners"], moving["partners"])
+    assert (found["images"] == found["images"][0]).all()
+    assert set(seen) == set(found) - {"images"}  # which the monitor does not look at
     assert (moving["images"] != moving["images"][0]).any()
     first = prepare(config.model_copy(update={"point_augment": config.point_augment.model_copy(update={"frames": 16})}), data, 3, 5, 0, 1)
     np.testing.assert_array_equal(found["images"][0], first["images"][0])  # a view of the whole clip begins with its first frame

@@ -8,6 +8,7 @@ from tests.training.finetune_cases import ENCODERS
 from training.encoders import PointTransformerConfig, build
 from training.noise import key_for
 from training.tasks import Classification, ClassificationConfig
+from training.tasks.classification import ClassificationHead
 from training.tasks.layers import dropout
 
 PETS = Classification(ClassificationConfig(hidden=(16, 8)), ("cat", "dog", "owl"), 1)
@@ -77,3 +78,14 @@ def test_dropout_belongs_to_the_sample() -> None:
     assert not torch.equal(dropped, dropout(x, 0.3, keys, 1))
     assert set(dropped.unique().tolist()) == {0.0, float(torch.tensor(1.0) / 0.7)}
     assert float((dropped == 0).float().mean()) == pytest.approx(0.3, abs=5 * (0.21 / 64_000) ** 0.5)
+
+
+def test_the_head_tells_features_apart_beside_a_large_common_part_under_bf16() -> None:
+    torch.manual_seed(0)
+    head = ClassificationHead((16,), False, 0.0, 32, 4).eval()
+    common, seen = 100 * torch.randn(32), torch.randn(8, 32)
+    with torch.no_grad():
+        exact = head(common + seen) - head(common.expand(1, 32))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = head(common + seen) - head(common.expand(1, 32))
+    torch.testing.assert_close(found, exact, rtol=0, atol=0.01 * float(exact.abs().mean()))

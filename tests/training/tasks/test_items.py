@@ -187,3 +187,12 @@ def test_a_clip_of_a_file_that_training_has_was_seen_before_only_if_it_is_the_sa
     items = by_character(dataset, np.array(["one.h5"] * 8))
     assert items.test.tolist() == dataset.indices("test")[:3].tolist()
     assert items.details["test_items_seen_before"] == 1
+
+
+def test_a_recording_that_has_a_content_of_its_own_was_seen_before_wherever_it_stands(written) -> None:  # type: ignore[no-untyped-def]
+    dataset = Dataset.open(written([f"train/a/{i}" for i in range(4)] + [f"test/a/t{i}" for i in range(4)]))
+    with_sources(dataset, [f"train1.h5#{i}" for i in range(4)] + [f"test1.h5#{i}" for i in range(4)])
+    with_contents(dataset, ["r0", "r1", "r2", "r3", "s0", "r3", "s2", "r3"])
+    items = by_character(dataset, np.array([f"recording {i}" for i in range(8)]))
+    assert items.test.tolist() == dataset.indices("test")[[0, 2]].tolist()
+    assert items.details["test_items_seen_before"] == 2
