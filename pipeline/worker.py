@@ -84,7 +84,7 @@ def _message(recipe: Recipe, text: str) -> str:
     """The sentence without the folder that the source happens to lie in: a manifest is the same wherever it was made."""
     for path in (getattr(recipe.source, "path", None), getattr(recipe.source, "images", None)):
         if path is not None:
-            text = text.replace(f"{path}/", "").replace(f"{path.resolve()}/", "")
+            text = text.replace(f"{path.resolve()}/", "").replace(f"{path}/", "")  # a relative one is the end of the other
     # texts of the asset may hold what UTF-8 has not, which would cost its shard
     return plain(" ".join(plain(text, 10 * _MESSAGE_LENGTH).split()), _MESSAGE_LENGTH)
 
